@@ -1,0 +1,193 @@
+"""Processes of the pod on the host: recorded before they run, watched by pidfd.
+
+A process is spawned through the launcher's gate: it exists, with its final pid, before it does anything, so its record in the
+ledger is complete (pid and start time) before it is let go; a daemon that dies in between leaves nothing (`docs/contracts.md`).
+Nothing here depends on being the parent: a later daemon watches the same process by its record.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from kata_shimd.errors import HostFailed
+from kata_shimd.ledger import POD, Kind, Ledger
+
+#: Returned by `Process.wait` where the exit status went to another parent (an adopted process).
+UNKNOWN_STATUS: Final = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """How the gate prepares a process before it lets it go; see `containerd-shim-kata-v2 gate`."""
+
+    launcher: Path
+    netns: Path | None = None
+    cgroups: tuple[Path, ...] = ()
+    oom_score_adj: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] = ()
+    no_new_privs: bool = False
+    drop_caps: bool = False
+    nofile: int | None = None
+    chdir: Path | None = None
+
+    def argv(self, fd: int, argv: Sequence[str | Path]) -> list[str]:
+        """The command that waits on ``fd`` and then becomes ``argv``."""
+        options = [*_option("--netns", self.netns), *_option("--oom-score-adj", self.oom_score_adj)]
+        for cgroup in self.cgroups:
+            options += _option("--cgroup", cgroup)
+        options += [*_option("--uid", self.uid), *_option("--gid", self.gid)]
+        options += _option("--groups", ",".join(map(str, self.groups)) if self.uid is not None else None)
+        options += [*_option("--nofile", self.nofile), *_option("--chdir", self.chdir)]
+        options += ["--no-new-privs"] * self.no_new_privs + ["--drop-caps"] * self.drop_caps
+        return [str(self.launcher), "gate", str(fd), *options, "--", *map(str, argv)]
+
+
+def _option(name: str, value: object) -> list[str]:
+    return [] if value is None else [name, str(value)]
+
+
+class Process:
+    """A process of ours, by pidfd. `wait` may be called by any number of tasks."""
+
+    def __init__(self, pid: int, start: int, what: str, pidfd: int, stderr: Path, *, child: bool, record: int) -> None:
+        self.pid, self.start, self.what, self.record = pid, start, what, record
+        self.returncode: int | None = None
+        self._pidfd = pidfd
+        self._stderr = stderr
+        self._child = child
+        loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = loop.create_future()
+        loop.add_reader(pidfd, self._on_end)
+
+    @classmethod
+    def adopt(cls, record: int, pid: int, start: int, what: str, stderr: Path) -> "Process | None":
+        """Watch a process another daemon has spawned, or None if that very process is gone."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        if start_time(pid) != start:
+            os.close(pidfd)
+            return None
+        return cls(pid, start, what, pidfd, stderr, child=False, record=record)
+
+    async def wait(self) -> int:
+        """Wait for the end: the exit status, or minus the signal's number (`UNKNOWN_STATUS` when it is not ours to know)."""
+        return await asyncio.shield(self._ended)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to this very process; one that has ended is left in peace."""
+        if self.returncode is None:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def stderr_tail(self, limit: int = 4096) -> str:
+        """The last ``limit`` bytes the process wrote to stderr, as text."""
+        return tail(self._stderr, limit)
+
+    def forget(self) -> None:
+        """Stop watching (the process lives on)."""
+        if self.returncode is None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._ended.cancel()
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self.returncode = self._reap() if self._child else UNKNOWN_STATUS
+        os.close(self._pidfd)
+        self._ended.set_result(self.returncode)
+
+    def _reap(self) -> int:
+        try:
+            info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except ChildProcessError:
+            return UNKNOWN_STATUS
+        if info is None:
+            return UNKNOWN_STATUS
+        return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
+
+
+def spawn(
+    ledger: Ledger,
+    gate: Gate,
+    argv: Sequence[str | Path],
+    *,
+    what: str,
+    stderr: Path,
+    pass_fds: Sequence[int] = (),
+    scope: str = POD,
+    needs: Iterable[int] = (),
+    polite: bool = False,
+    grace_ms: int = 0,
+) -> Process:
+    """Record and run ``argv``; fds in ``pass_fds`` keep their numbers. stdin and stdout are /dev/null.
+
+    It does not wait: an ``argv`` that cannot be executed is seen as an early end with status 127 and a line on stderr.
+
+    :raises HostFailed: the ledger, the stderr file or the launcher failed
+    """
+    record = ledger.plan(Kind.PROCESS, scope=scope, needs=needs, what=what, polite=polite, grace_ms=grace_ms)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = _fork(gate.argv(read_end, argv), (read_end, *pass_fds), stderr, what)
+        pidfd = os.pidfd_open(pid)
+        start = start_time(pid)
+        ledger.made(record, pid=pid, start=start)
+        os.write(write_end, b"\x01")
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    return Process(pid, start or 0, what, pidfd, stderr, child=True, record=record)
+
+
+def _fork(argv: Sequence[str], fds: Sequence[int], stderr: Path, what: str) -> int:
+    try:
+        err = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                pass_fds=fds,
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(err)
+    except OSError as error:
+        raise HostFailed(f"start {what}", str(error.filename or argv[0]), error.strerror or "") from error
+    # The status is collected through the pidfd; Popen's own bookkeeping must not wait for it.
+    child.returncode = 0
+    return child.pid
+
+
+def start_time(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat in clock ticks since boot, or None when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name, field 2, may hold spaces and brackets: count from behind its last bracket.
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def tail(path: Path, limit: int) -> str:
+    """The last ``limit`` bytes of a file as text; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            return file.read(limit).decode(errors="replace").strip()
+    except OSError:
+        return ""
