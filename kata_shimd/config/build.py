@@ -1,0 +1,197 @@
+"""From layers of TOML values to the frozen tree, and everything that is wrong on the way.
+
+Owns conversion, the refusal of unsupported settings, derived values and the rules between keys. Pure: no file, no host. Must
+never happen: stopping at the first complaint, or a tree made from values that somebody complained about.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from kata_shimd.config.key import ABSENT, Key, Status
+from kata_shimd.config.keys import BY_PATH, KEYS, PREFIXES, suggest_key
+from kata_shimd.config.keys_hypervisor import SECCOMP_SANDBOX, VIRTIOFSD_PATHS
+from kata_shimd.config.keys_shimd import FROM_KATA
+from kata_shimd.config.kinds import describe, shorten
+from kata_shimd.config.layers import KeyPath, Layers
+from kata_shimd.config.model import (
+    AgentConfig,
+    Config,
+    ExtraMonitor,
+    FactoryConfig,
+    HypervisorConfig,
+    InternetworkingModel,
+    RootfsType,
+    RuntimeConfig,
+    ShimdConfig,
+    Timeouts,
+)
+from kata_shimd.config.origin import DEFAULT, Layer, Origin, Problem, Severity, Sourced
+
+#: The typed values by dotted key.
+Values = dict[str, Any]
+
+DERIVED: Final = Origin(Layer.DEFAULT, "of shimd.guest_dir")
+
+
+def build(layers: Layers) -> tuple[Config | None, dict[str, Origin]]:
+    """The tree, or None when ``layers.problems`` has an error; and the origin of every value, by dotted key."""
+    complain = layers.problems.append
+    for path, sourced in layers.values.items():
+        if path not in BY_PATH:
+            complain(_unknown(path, sourced))
+    values = {key.dotted: value for key in KEYS if (value := _value(key, layers)) is not ABSENT}
+    origin = {key.dotted: layers.values.get(key.path, Sourced(None, DEFAULT)).origin for key in KEYS}
+    _derive(values, origin, layers)
+    if any(problem.severity is Severity.ERROR and not problem.unknown for problem in layers.problems):
+        return None, origin
+    config = _tree(values)
+    layers.problems.extend(_broken_rules(config, origin))
+    return config, origin
+
+
+def _unknown(path: KeyPath, sourced: Sourced) -> Problem:
+    dotted = shorten(".".join(path))[1:-1]
+    if path in PREFIXES:
+        return Problem(sourced.origin, dotted, f"must be a table, not {describe(sourced.value)}")
+    if len(path) == 2 and path[0] == "hypervisor" and isinstance(sourced.value, dict):
+        return Problem(
+            sourced.origin, dotted, "this hypervisor is not supported", "use [hypervisor.qemu], and no other"
+        )
+    return Problem(sourced.origin, dotted, "nobody knows this key", suggest_key(dotted), unknown=True)
+
+
+def _value(key: Key, layers: Layers) -> Any:
+    """The typed value of a key; ABSENT when it is to be derived, not stored, or wrong."""
+    sourced = layers.values.get(key.path)
+    raw = key.default if sourced is None else sourced.value
+    if raw is ABSENT:
+        return ABSENT
+    try:
+        value = key.kind.parse(raw)
+        if sourced is not None and key.status is not Status.SUPPORTED:
+            _check_accepted(key, value)
+    except ValueError as error:
+        layers.problems.append(Problem(sourced.origin if sourced else DEFAULT, key.dotted, str(error)))
+        return ABSENT
+    return value if key.field else ABSENT
+
+
+def _check_accepted(key: Key, value: object) -> None:
+    if value not in [key.kind.parse(accepted) for accepted in key.accepted]:
+        usual = shorten(str(key.accepted[0]))[1:-1] or "empty"
+        raise ValueError(f"is not supported here; only its default ({usual}) is accepted")
+
+
+def _derive(values: Values, origin: dict[str, Origin], layers: Layers) -> None:
+    """The values that follow from others."""
+    qemu = "hypervisor.qemu."
+    _derive_guest(values, origin, layers, qemu)
+    values.setdefault(qemu + "virtio_fs_daemon", tuple(map(Path, VIRTIOFSD_PATHS)))
+    values.setdefault("agent.kata.launch_process_timeout", None)
+    # Kata's file ships the empty string, which there means "no filter"; to lose ours by that would be an accident.
+    if values.get(qemu + "seccompsandbox") == "":
+        values[qemu + "seccompsandbox"], origin[qemu + "seccompsandbox"] = SECCOMP_SANDBOX, DEFAULT
+
+
+def _derive_guest(values: Values, origin: dict[str, Origin], layers: Layers, qemu: str) -> None:
+    """Kernel, image and initrd: those configured, or those of the guest directory, never a mixture."""
+    guest = values.get("shimd.guest_dir", Path("/"))
+    given = {name for name in ("kernel", "image") if ("hypervisor", "qemu", name) in layers.values}
+    if len(given) == 1:
+        (only,) = given
+        other = "image" if only == "kernel" else "kernel"
+        where = origin[qemu + only]
+        layers.problems.append(Problem(where, qemu + only, f"is set without {other}", "set both, or neither"))
+    values["initrd"] = None
+    if not given:
+        values |= {
+            qemu + "kernel": guest / "vmlinuz",
+            qemu + "image": guest / "rootfs.img",
+            "initrd": guest / "initrd.img",
+        }
+        origin |= {qemu + "kernel": DERIVED, qemu + "image": DERIVED}
+    values.setdefault(qemu + "rootfs_type", RootfsType.EXT4 if given else RootfsType.SQUASHFS)
+
+
+def _tree(values: Values) -> Config:
+    timeouts = _section("shimd.timeouts", values) | {field: values[dotted] for field, dotted in FROM_KATA.items()}
+    return Config(
+        hypervisor=HypervisorConfig(**_section("hypervisor.qemu", values), initrd=values["initrd"]),
+        agent=AgentConfig(**_section("agent.kata", values)),
+        runtime=RuntimeConfig(**_section("runtime", values)),
+        factory=FactoryConfig(**_section("factory", values)),
+        shimd=ShimdConfig(**_section("shimd", values)),
+        timeouts=Timeouts(**timeouts),
+    )
+
+
+def _section(table: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.field: values[key.dotted] for key in KEYS if key.table == table and key.field}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What must hold between values (`kata.md` §8.6 and ours); broken ones are reported at ``key``."""
+
+    key: str
+    holds: Callable[[Config], bool]
+    what: str
+    severity: Severity = Severity.ERROR
+
+
+RULES: Final = (
+    Rule(
+        "hypervisor.qemu.default_maxmemory",
+        lambda config: not 0 < config.hypervisor.default_maxmemory_mib < config.hypervisor.default_memory_mib,
+        "is less than default_memory",
+    ),
+    Rule(
+        "hypervisor.qemu.default_maxvcpus",
+        lambda config: not 0 < config.hypervisor.default_maxvcpus < config.hypervisor.default_vcpus,
+        "is less than default_vcpus",
+    ),
+    Rule(
+        "hypervisor.qemu.extra_monitor_socket",
+        lambda config: config.hypervisor.extra_monitor_socket is ExtraMonitor.NONE or config.hypervisor.enable_debug,
+        "does nothing without enable_debug",
+        Severity.WARNING,
+    ),
+    Rule(
+        "runtime.disable_new_netns",
+        lambda config: (
+            not config.runtime.disable_new_netns or config.runtime.internetworking_model is InternetworkingModel.NONE
+        ),
+        'needs internetworking_model = "none"',
+    ),
+    Rule(
+        "shimd.timeouts.stop",
+        lambda config: _stop_steps(config.timeouts) <= config.timeouts.stop,
+        "is less than stop_agent, stop_quit and stop_term together",
+    ),
+    Rule(
+        "hypervisor.qemu.seccompsandbox",
+        lambda config: config.hypervisor.seccompsandbox.split(",")[0] != "off",
+        "QEMU runs without its system call filter",
+        Severity.WARNING,
+    ),
+)
+
+
+def _stop_steps(timeouts: Timeouts) -> float:
+    return timeouts.stop_agent + timeouts.stop_quit + timeouts.stop_term
+
+
+def _broken_rules(config: Config, origin: Mapping[str, Origin]) -> list[Problem]:
+    return [
+        Problem(origin[rule.key], rule.key, rule.what, severity=rule.severity)
+        for rule in RULES
+        if not rule.holds(config)
+    ]
+
+
+def stored_fields() -> dict[type, set[str]]:
+    """The fields of each section of the model, for the test that the tables fill all of them."""
+    sections = (HypervisorConfig, AgentConfig, RuntimeConfig, FactoryConfig, ShimdConfig, Timeouts)
+    return {section: {field.name for field in fields(section)} for section in sections}

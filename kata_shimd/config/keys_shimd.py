@@ -1,0 +1,90 @@
+"""The keys of [shimd] and [shimd.timeouts], which are ours: Kata skips tables it does not know. Data only."""
+
+from typing import Final
+
+from kata_shimd.config.key import ABSENT, Key, Table
+from kata_shimd.config.kinds import BOOL, MAX_SECONDS, PATH, Kind, between, choice, number
+from kata_shimd.config.kinds import no_text as _no_text
+from kata_shimd.config.model import AcceleratorSetting, AgentTransport, EventLoop
+
+GUEST_DIR: Final = "/var/lib/kata-shimd/guest/current"
+FACTOR: Final = Kind("number", number(0, 1000), _no_text)
+SHORT: Final = Kind("seconds", number(0.01, MAX_SECONDS), _no_text)
+
+S: Final = Table("shimd")
+T: Final = Table("shimd.timeouts")
+
+
+def _kib(name: str, default: int, meaning: str) -> Key:
+    return S.acts(name, between(16, 1024 * 1024, unit="KiB"), default, meaning, kata=ABSENT)
+
+
+def _deadline(name: str, seconds: float, meaning: str) -> Key:
+    return T.acts(name, SHORT, seconds, meaning, kata=ABSENT)
+
+
+SHIMD_KEYS: Final[tuple[Key, ...]] = (
+    S.acts(
+        "strict",
+        BOOL,
+        False,
+        "unknown keys and annotations are errors when a pod starts, not warnings",
+        kata=ABSENT,
+        inside=True,
+    ),
+    S.acts(
+        "accelerator",
+        choice(AcceleratorSetting),
+        "auto",
+        "auto: KVM when `/dev/kvm` works and the CPU has vmx or svm, else TCG",
+        kata=ABSENT,
+    ),
+    S.acts("event_loop", choice(EventLoop), "auto", "auto: uvloop when it can be imported", kata=ABSENT),
+    S.acts(
+        "agent_transport",
+        choice(AgentTransport),
+        "auto",
+        "auto: virtio-serial for the guest of `guest_dir`, vsock for Kata's",
+        kata=ABSENT,
+    ),
+    S.acts("attach", BOOL, True, "root on this host may attach to the daemon's interpreter", kata=ABSENT),
+    S.acts(
+        "guest_dir", PATH, GUEST_DIR, "the built guest: `vmlinuz`, `initrd.img`, `rootfs.img`", kata=ABSENT, inside=True
+    ),
+    S.acts(
+        "time_scale",
+        FACTOR,
+        0,
+        "factor on all deadlines; 0: by accelerator (1 for KVM, 4 for TCG)",
+        kata=ABSENT,
+        inside=True,
+    ),
+    _kib("console_log_size_kib", 1024, "how much of the guest's console is kept"),
+    _kib("journal_size_kib", 1024, "how much of a pod's journal is kept"),
+    S.acts("journal_keep", between(0, 100_000), 64, "how many journals of dead pods are kept", kata=ABSENT),
+)
+
+TIMEOUT_KEYS: Final[tuple[Key, ...]] = (
+    _deadline("hello_interval", 0.25, "between two attempts to greet the agent over virtio-serial"),
+    _deadline("health", 30, "one health check of the agent"),
+    _deadline("create_sandbox", 60, "setting up the sandbox in the guest"),
+    _deadline("agent_rpc", 60, "any other RPC to the agent that has no deadline of its own"),
+    _deadline("state", 2, "State, Connect and Pids, which answer from memory"),
+    _deadline("kill", 5, "SIGKILL in the guest, before the VM is killed instead"),
+    _deadline("qmp", 10, "QEMU's start up to its monitor, and one QMP command"),
+    _deadline("virtiofsd", 10, "virtiofsd's start"),
+    _deadline("hotplug", 30, "a hot-plugged device becoming usable in the guest"),
+    _deadline("stop", 10, "stopping a VM, all in all"),
+    _deadline("stop_agent", 3, "of which: for the agent"),
+    _deadline("stop_quit", 2, "of which: for QEMU to quit when asked through QMP"),
+    _deadline("stop_term", 2, "of which: for QEMU to end after SIGTERM"),
+    _deadline("teardown_step", 5, "one step of taking a pod down"),
+    _deadline("output_stall", 10, "a reader of output that takes nothing, after its container was deleted"),
+    _deadline("publish_event", 5, "one attempt to hand an event to containerd"),
+    _deadline("create_wait", 60, "a booted pod waiting for its first Create before it removes itself"),
+)
+
+KEYS: Final[tuple[Key, ...]] = (*SHIMD_KEYS, *TIMEOUT_KEYS)
+
+#: Deadlines that Kata has keys for: the field of ``Timeouts`` and the key it is taken from.
+FROM_KATA: Final = {"dial_agent": "agent.kata.dial_timeout", "create_container": "runtime.create_container_timeout"}
