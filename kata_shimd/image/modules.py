@@ -1,0 +1,117 @@
+"""Kernel modules: what each needs, in which order to load them, and the index files ``modprobe`` reads.
+
+Truth is each module's own ``.modinfo`` section: the kernel's package ships no ``modules.dep``, its post-install step makes one.
+"""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from kata_shimd.errors import NotFound
+from kata_shimd.image.elf import section
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module: ``path`` below ``/lib/modules/RELEASE``, direct dependencies by name, what device or name it answers to."""
+
+    name: str
+    path: PurePosixPath
+    depends: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, data: bytes, path: PurePosixPath) -> "Module":
+        fields = [entry.partition(b"=") for entry in section(data, b".modinfo", Path(path)).split(b"\0") if entry]
+        values = [(key.decode(), value.decode(errors="replace")) for key, _, value in fields]
+        depends = next((value for key, value in values if key == "depends"), "")
+        aliases = tuple(value for key, value in values if key == "alias")
+        return cls(module_name(path), path, tuple(map(normal, filter(None, depends.split(",")))), aliases)
+
+
+class ModuleTree:
+    """The modules below ``root`` (``/lib/modules/RELEASE`` of an unpacked kernel package), parsed when asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._paths = {module_name(PurePosixPath(path)): path for path in sorted(root.glob("kernel/**/*.ko"))}
+        builtin = (root / "modules.builtin").read_text().split()
+        self._builtin = {module_name(PurePosixPath(line)) for line in builtin}
+        self._parsed: dict[str, Module] = {}
+
+    def read(self, name: str) -> Module | None:
+        """The module, or None when it is part of the kernel itself.
+
+        Raises NotFound when it is neither.
+        """
+        name = normal(name)
+        if name in self._builtin:
+            return None
+        if name not in self._parsed:
+            self._parsed[name] = self._parse(name)
+        return self._parsed[name]
+
+    def matching(self, patterns: Iterable[str]) -> list[str]:
+        """Names of the modules whose path below ``root`` matches a shell pattern (``*`` crosses directories), sorted.
+
+        Raises NotFound for a pattern that matches nothing: the kernel's layout changed, and nobody would notice.
+        """
+        chosen: set[str] = set()
+        for pattern in patterns:
+            found = {
+                name for name, path in self._paths.items() if fnmatch.fnmatch(str(path.relative_to(self.root)), pattern)
+            }
+            if not found:
+                raise NotFound("choose kernel modules", pattern, f"matches nothing below {self.root}")
+            chosen |= found
+        return sorted(chosen)
+
+    def data(self, module: Module) -> bytes:
+        return (self.root / module.path).read_bytes()
+
+    def _parse(self, name: str) -> Module:
+        if (path := self._paths.get(name)) is None:
+            hint = "its name may have changed with the kernel; see the manifest"
+            raise NotFound("find kernel module", name, f"not below {self.root}", hint=hint)
+        return Module.parse(path.read_bytes(), PurePosixPath(path.relative_to(self.root)))
+
+
+def load_order(names: Iterable[str], read: Callable[[str], Module | None]) -> list[Module]:
+    """The named modules and all they need, each after what it needs and otherwise in the order asked for."""
+    order: dict[str, Module] = {}
+
+    def add(name: str) -> None:
+        module = read(name)
+        if module is None or module.name in order:
+            return
+        for dependency in module.depends:
+            add(dependency)
+        order[module.name] = module
+
+    for name in names:
+        add(name)
+    return list(order.values())
+
+
+def dep_lines(modules: Iterable[Module], read: Callable[[str], Module | None]) -> Iterator[str]:
+    """``modules.dep``: each module with everything it needs, what must be loaded first standing last."""
+    for module in modules:
+        needs = [needed.path for needed in load_order([module.name], read) if needed != module]
+        yield f"{module.path}:{''.join(f' {path}' for path in reversed(needs))}\n"
+
+
+def alias_lines(modules: Iterable[Module]) -> Iterator[str]:
+    """``modules.alias``."""
+    for module in modules:
+        for alias in module.aliases:
+            yield f"alias {alias} {module.name}\n"
+
+
+def module_name(path: PurePosixPath) -> str:
+    return normal(path.name.partition(".")[0])
+
+
+def normal(name: str) -> str:
+    """Modules are known by one spelling, files by either: ``-`` and ``_`` are the same."""
+    return name.strip().replace("-", "_")
