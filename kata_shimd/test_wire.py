@@ -1,10 +1,10 @@
 """Our codec against google's, over every message there is."""
 
-import importlib.util
+import runpy
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
@@ -25,18 +25,10 @@ RELAXED = settings(
 )
 
 
-def load_generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", GENERATE)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @cache
 def messages() -> dict[str, tuple[type, type[GoogleMessage]]]:
     """(our class, google's class) of every top-level message, by full name."""
-    generator = load_generator()
+    generator = SimpleNamespace(**runpy.run_path(str(GENERATE)))
     files = generator.descriptors()
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:
