@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from kata_shimd.config.key import HYPERVISOR, Annotation, Key, LoneAnnotation, replaces
 from kata_shimd.config.keys import BY_ANNOTATION, BY_DOTTED, BY_LONE, CONFIG_PREFIX, suggest_annotation
-from kata_shimd.config.kinds import compile_pattern, path_in_globs, shorten
+from kata_shimd.config.kinds import compile_pattern, excerpt, path_in_globs, shorten
 from kata_shimd.config.layers import KeyPath, Layers
 from kata_shimd.config.origin import DEFAULT, Layer, Origin, Problem, Sourced
 
@@ -20,7 +20,7 @@ def add_annotations(layers: Layers, annotations: Mapping[str, str]) -> None:
     """Lay the annotations over what is there, in the order of their names. Those that are not ours are passed over."""
     enabled = tuple(_patterns(layers.values))
     for name in sorted(annotations):
-        origin = Origin(Layer.ANNOTATION, shorten(name)[1:-1])
+        origin = Origin(Layer.ANNOTATION, excerpt(name, 128))
         if name in BY_LONE or name in BY_ANNOTATION:
             if not _is_enabled(name, enabled):
                 layers.problems.append(_not_enabled(origin, name))
@@ -28,7 +28,7 @@ def add_annotations(layers: Layers, annotations: Mapping[str, str]) -> None:
                 _add(layers, origin, name, annotations[name])
         elif name.startswith(CONFIG_PREFIX):
             hint = suggest_annotation(name)
-            layers.problems.append(Problem(origin, name, "nobody knows this annotation", hint, unknown=True))
+            layers.problems.append(Problem(origin, "", "nobody knows this annotation", hint, unknown=True))
 
 
 def _patterns(values: Mapping[KeyPath, Sourced]) -> Iterable[re.Pattern[str]]:

@@ -13,7 +13,7 @@ from kata_shimd.config.key import ABSENT, Key, Status
 from kata_shimd.config.keys import BY_PATH, KEYS, PREFIXES, suggest_key
 from kata_shimd.config.keys_hypervisor import SECCOMP_SANDBOX, VIRTIOFSD_PATHS
 from kata_shimd.config.keys_shimd import FROM_KATA
-from kata_shimd.config.kinds import describe, shorten
+from kata_shimd.config.kinds import describe, excerpt
 from kata_shimd.config.layers import KeyPath, Layers
 from kata_shimd.config.model import (
     AgentConfig,
@@ -52,7 +52,7 @@ def build(layers: Layers) -> tuple[Config | None, dict[str, Origin]]:
 
 
 def _unknown(path: KeyPath, sourced: Sourced) -> Problem:
-    dotted = shorten(".".join(path))[1:-1]
+    dotted = excerpt(".".join(path), 128)
     if path in PREFIXES:
         return Problem(sourced.origin, dotted, f"must be a table, not {describe(sourced.value)}")
     if len(path) == 2 and path[0] == "hypervisor" and isinstance(sourced.value, dict):
@@ -80,7 +80,7 @@ def _value(key: Key, layers: Layers) -> Any:
 
 def _check_accepted(key: Key, value: object) -> None:
     if value not in [key.kind.parse(accepted) for accepted in key.accepted]:
-        usual = shorten(str(key.accepted[0]))[1:-1] or "empty"
+        usual = excerpt(str(key.accepted[0])) or "empty"
         raise ValueError(f"is not supported here; only its default ({usual}) is accepted")
 
 

@@ -39,13 +39,14 @@ VIRTIOFSD_PATHS: Final = (
 
 
 def merge_params(below: str, words: str) -> str:
-    """Kernel parameters of an annotation: one of a name that is there takes its place, others are appended."""
+    """Words added to those that are there; a word takes the place of those of its name."""
     named = {word.split("=", 1)[0] for word in words.split()}
     kept = [word for word in str(below).split() if word.split("=", 1)[0] not in named]
     return " ".join([*kept, *words.split()])
 
 
 def append(below: list[str], extra: list[str]) -> list[str]:
+    """Appended to what is there."""
     return [*below, *extra]
 
 

@@ -67,6 +67,7 @@ SHIMD_KEYS: Final[tuple[Key, ...]] = (
 TIMEOUT_KEYS: Final[tuple[Key, ...]] = (
     _deadline("hello_interval", 0.25, "between two attempts to greet the agent over virtio-serial"),
     _deadline("health", 30, "one health check of the agent"),
+    _deadline("health_interval", 5, "between two health checks"),
     _deadline("create_sandbox", 60, "setting up the sandbox in the guest"),
     _deadline("agent_rpc", 60, "any other RPC to the agent that has no deadline of its own"),
     _deadline("state", 2, "State, Connect and Pids, which answer from memory"),
@@ -79,7 +80,9 @@ TIMEOUT_KEYS: Final[tuple[Key, ...]] = (
     _deadline("stop_quit", 2, "of which: for QEMU to quit when asked through QMP"),
     _deadline("stop_term", 2, "of which: for QEMU to end after SIGTERM"),
     _deadline("teardown_step", 5, "one step of taking a pod down"),
+    _deadline("drain", 10, "the guest handing over the rest of an ended process's output"),
     _deadline("output_stall", 10, "a reader of output that takes nothing, after its container was deleted"),
+    _deadline("execs_end", 5, "execs that outlive their container's init"),
     _deadline("publish_event", 5, "one attempt to hand an event to containerd"),
     _deadline("create_wait", 60, "a booted pod waiting for its first Create before it removes itself"),
 )

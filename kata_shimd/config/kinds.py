@@ -51,7 +51,7 @@ def printable(text: str) -> str:
     """``text`` unless it is too long or holds control characters."""
     if len(text) > MAX_TEXT:
         raise ValueError(f"longer than {MAX_TEXT} characters")
-    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in text):
+    if any(ord(char) < 0x20 or ord(char) == 0x7F or 0xD800 <= ord(char) < 0xE000 for char in text):
         raise ValueError("contains a control character")
     return text
 
@@ -184,9 +184,14 @@ def semicolons(text: str) -> list[str]:
     return [entry.strip() for entry in text.split(";") if entry.strip()]
 
 
+def excerpt(text: str, limit: int = 64) -> str:
+    """The beginning of a text that somebody else wrote, safe to print."""
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")[1:-1]
+
+
 def shorten(text: str) -> str:
-    """A quoted excerpt that is safe to print."""
-    return repr(text if len(text) <= 64 else text[:61] + "...")
+    """The same, quoted."""
+    return f"'{excerpt(text)}'"
 
 
 def no_text(text: str) -> object:
@@ -213,6 +218,11 @@ def _strings(value: tuple[object, ...]) -> list[str]:
     return [str(item) for item in value]
 
 
+def _path_or_search_list(paths: tuple[Path, ...]) -> object:
+    """A configured path is one; more are places to look at, which no file can say."""
+    return str(paths[0]) if len(paths) == 1 else _strings(paths)
+
+
 BOOL: Final = Kind("boolean", parse_bool, go_bool)
 STR: Final = Kind("string", parse_str, str)
 PATH: Final = Kind("absolute path", parse_path, str, str)
@@ -223,7 +233,7 @@ GLOBS: Final = Kind("array of globs", parse_strings, no_text, list)
 REGEXES: Final = Kind("array of regular expressions", parse_regexes, no_text, list)
 WORDS: Final = Kind("words", parse_words, str, " ".join)
 READ_ONLY_PATHS: Final = Kind("array of absolute paths", parse_read_only_paths, no_text, _strings)
-ONE_PATH: Final = Kind("absolute path", lambda value: (parse_path(value),), str, lambda paths: str(paths[0]))
+ONE_PATH: Final = Kind("absolute path", lambda value: (parse_path(value),), str, _path_or_search_list)
 TABLES: Final = Kind("array of tables", parse_tables, no_text, list)
 UINT: Final = Kind("integer", integer(), go_uint)
 UINT64: Final = Kind("integer", integer(high=2**63 - 1), go_uint)

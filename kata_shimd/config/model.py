@@ -83,6 +83,7 @@ class Timeouts:
     dial_agent: float
     hello_interval: float
     health: float
+    health_interval: float
     create_sandbox: float
     create_container: float
     agent_rpc: float
@@ -96,7 +97,9 @@ class Timeouts:
     stop_quit: float
     stop_term: float
     teardown_step: float
+    drain: float
     output_stall: float
+    execs_end: float
     publish_event: float
     create_wait: float
 
