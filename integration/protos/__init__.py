@@ -1,0 +1,1 @@
+"""Our .proto files against upstream's."""
