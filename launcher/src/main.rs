@@ -1,0 +1,99 @@
+//! `containerd-shim-kata-v2`: what containerd runs.
+//!
+//! It finds or makes the daemon of a pod (`start`), and takes away what a dead one left (`delete`). Two verbs are for the daemon: `gate`
+//! lets nothing run that is not in the ledger, `undo` takes away what is. A few milliseconds, and no Python, but for the daemon itself.
+//!
+//! On success nothing is written but what the protocol asks for: containerd reads stdout and stderr together.
+
+mod args;
+mod bundle;
+mod daemon;
+mod deadline;
+mod delete;
+mod dialect;
+mod failure;
+mod gate;
+mod ledger;
+mod lock;
+mod pod;
+mod posix;
+mod process;
+mod spawn;
+mod start;
+mod undo;
+mod wire;
+mod words;
+
+use std::env;
+use std::io::Write;
+use std::path::{Path, absolute};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use args::{Args, Verb};
+use deadline::Deadline;
+use failure::{During, Failure, Outcome};
+
+/// For the daemon's own teardown; its steps have budgets of their own.
+const UNDO_BUDGET: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let words: Result<Vec<String>, _> = env::args_os().skip(1).map(|word| word.into_string()).collect();
+    let words = match words {
+        Ok(words) => words,
+        Err(word) => return report(&Failure::new("read arguments", word.to_string_lossy(), "not UTF-8"), 1),
+    };
+    match words.split_first() {
+        Some((verb, rest)) if verb == "gate" => finish(gate::run(rest), gate::CANNOT_EXEC),
+        Some((verb, rest)) if verb == "undo" => undo(rest),
+        _ => finish(containerd(&words), 1),
+    }
+}
+
+fn containerd(words: &[String]) -> Outcome<()> {
+    let args = Args::parse(words)?;
+    match args.verb()? {
+        Verb::Start => start::run(&args),
+        Verb::Delete => delete::run(&args),
+        Verb::Info => print(&dialect::runtime_info()),
+        Verb::Version => print(format!("{}\n", dialect::version_text()).as_bytes()),
+    }
+}
+
+/// `undo POD [scope]`, run by the pod's daemon, which is spared.
+fn undo(words: &[String]) -> ExitCode {
+    let (pod, scope) = match words {
+        [pod] => (pod, undo::POD),
+        [pod, scope] => (pod, scope.as_str()),
+        _ => return report(&Failure::new("read arguments", "undo", "want POD [scope]"), 1),
+    };
+    let run = || {
+        let pod = absolute(Path::new(pod)).during("undo", pod)?;
+        let caller = rustix::process::getppid().map(|parent| parent.as_raw_pid());
+        undo::Undo { pod: &pod, scope, deadline: Deadline::after(UNDO_BUDGET), caller }.run()
+    };
+    match run() {
+        Ok(left) => {
+            left.iter().for_each(|line| eprintln!("{line}"));
+            if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(failure) => report(&failure, 1),
+    }
+}
+
+fn print(bytes: &[u8]) -> Outcome<()> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).during("answer", "stdout")
+}
+
+fn finish(outcome: Outcome<()>, code: u8) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure, code),
+    }
+}
+
+fn report(failure: &Failure, code: u8) -> ExitCode {
+    eprintln!("{failure}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,198 @@
+//! Making the daemon: a forked child that waits until it is in the ledger, then becomes Python.
+
+use std::env;
+use std::ffi::{CString, OsString};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fd::OwnedFd;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, getpid, getppid, getrlimit, setrlimit};
+use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
+
+use crate::failure::{During, Failure, Outcome};
+use crate::posix::{self, Fork};
+use crate::process::Identity;
+
+const OOM_SCORE_ADJ_MAX: i32 = 1000;
+/// Names of the fds from 3 on, for `LISTEN_FDNAMES`.
+const FD_NAMES: &str = "listen:ready:bootstrap";
+
+/// What the daemon is started with. The fds are its 1/0, 2, 3, 4 and 5.
+pub struct Daemon {
+    pub argv: Vec<CString>,
+    pub null: OwnedFd,
+    pub stderr: OwnedFd,
+    pub listen: OwnedFd,
+    pub ready: OwnedFd,
+    pub bootstrap: OwnedFd,
+}
+
+/// A child that waits to be let go. Dropped, it ends without having done anything.
+pub struct Held {
+    pub process: Identity,
+    gate: File,
+}
+
+impl Held {
+    pub fn let_go(mut self) -> Outcome<()> {
+        self.gate.write_all(b"!").during("start daemon", "tell it to begin")
+    }
+}
+
+impl Daemon {
+    /// Fork. The child blocks until it is let go; when we die first, it ends.
+    pub fn fork(self) -> Outcome<Held> {
+        let oom_score_adj = oom_score_adj()?;
+        let (wait, gate) = pipe_with(PipeFlags::CLOEXEC).during("start daemon", "pipe")?;
+        match posix::fork().during("start daemon", "fork")? {
+            Fork::Child => {
+                drop(gate);
+                self.run(wait, oom_score_adj)
+            }
+            Fork::Parent { child } => {
+                let process = Identity::of(child).during("start daemon", child)?;
+                let process = process.ok_or_else(|| Failure::new("start daemon", child, "ended at once"))?;
+                Ok(Held { process, gate: gate.into() })
+            }
+        }
+    }
+
+    fn run(self, wait: OwnedFd, oom_score_adj: Option<i32>) -> ! {
+        let mut byte = [0];
+        if !matches!(File::from(wait).read(&mut byte), Ok(1)) {
+            posix::exit_child(0);
+        }
+        let Err(failure) = self.become_daemon(oom_score_adj);
+        // stderr is POD/daemon.stderr by now, or still the launcher's: somebody reads it.
+        eprintln!("{failure}");
+        posix::exit_child(1)
+    }
+
+    fn become_daemon(&self, oom_score_adj: Option<i32>) -> Outcome<std::convert::Infallible> {
+        let fds = [&self.null, &self.null, &self.stderr, &self.listen, &self.ready, &self.bootstrap];
+        posix::become_fds(&fds).during("start daemon", "hand over fds")?;
+        rustix::process::setsid().during("start daemon", "setsid")?;
+        posix::unshare_mounts().during("start daemon", "mount namespace")?;
+        if let Some(score) = oom_score_adj {
+            fs::write("/proc/self/oom_score_adj", score.to_string()).during("start daemon", "oom_score_adj")?;
+        }
+        schedule_apart().during("start daemon", "core scheduling")?;
+        raise_nofile().during("start daemon", "limit of open files")?;
+        rustix::process::umask(Mode::from_raw_mode(0o077));
+        rustix::process::chdir("/").during("start daemon", "chdir /")?;
+        posix::reset_signals();
+        let cause = posix::exec(&self.argv, Some(&environment()?));
+        let program = self.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
+        Err(Failure::new("start daemon", program, cause))
+    }
+}
+
+/// One worse than containerd's, so that the kernel kills a shim before it kills containerd.
+fn oom_score_adj() -> Outcome<Option<i32>> {
+    // No parent: it lives in another pid namespace.
+    let Some(parent) = getppid() else { return Ok(None) };
+    let path = format!("/proc/{}/oom_score_adj", parent.as_raw_pid());
+    let score: i32 = fs::read_to_string(&path).during("read", &path)?.trim().parse().during("read", &path)?;
+    Ok(Some((score + 1).min(OOM_SCORE_ADJ_MAX)))
+}
+
+/// With core scheduling on, nothing of this pod shares a core with anything else.
+fn schedule_apart() -> Result<(), Errno> {
+    if env::var_os("SCHED_CORE").is_none_or(|value| value.is_empty()) {
+        return Ok(());
+    }
+    match create_core_scheduling_cookie(getpid(), CoreSchedulingScope::ThreadGroup) {
+        // ENODEV: no SMT here; EINVAL: a kernel without it.
+        Err(Errno::NODEV | Errno::INVAL) | Ok(()) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn raise_nofile() -> Result<(), Errno> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+}
+
+/// containerd's environment, without what was meant for others, and with the names of our fds.
+fn environment() -> Outcome<Vec<CString>> {
+    let foreign = |name: &OsString| name == "NOTIFY_SOCKET" || name.as_bytes().starts_with(b"LISTEN_");
+    let own = [
+        ("LISTEN_PID".into(), getpid().as_raw_pid().to_string().into()),
+        ("LISTEN_FDS".into(), "3".into()),
+        ("LISTEN_FDNAMES".into(), FD_NAMES.into()),
+    ];
+    let all = env::vars_os().filter(|(name, _)| !foreign(name)).chain(own);
+    all.map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        CString::new(name.into_vec()).during("start daemon", "environment")
+    })
+    .collect()
+}
+
+/// The launcher's own path, links resolved: its neighbours are those of the installation.
+pub fn own_path() -> Outcome<PathBuf> {
+    env::current_exe().during("find launcher", "/proc/self/exe")
+}
+
+/// The interpreter of the daemon: `python3` beside the launcher, or what the script `kata-shimd` beside it names.
+pub fn python(launcher: &Path) -> Outcome<PathBuf> {
+    let beside = launcher.with_file_name("python3");
+    if beside.exists() {
+        return Ok(beside);
+    }
+    let script = launcher.with_file_name("kata-shimd");
+    let found = File::open(&script).ok().and_then(|file| interpreter(BufReader::new(file.take(4096))));
+    found.ok_or_else(|| {
+        Failure::new("find Python", launcher.display(), "neither python3 nor the script kata-shimd lies beside it")
+            .hint("install the package kata-shimd, and link to its launcher rather than copying it")
+    })
+}
+
+/// The interpreter a script names: after `#!`, or, where installers found that too long, in a line `'''exec' PATH …`.
+fn interpreter(mut script: impl BufRead) -> Option<PathBuf> {
+    let mut line = || {
+        let mut line = String::new();
+        script.read_line(&mut line).ok().map(|_| line)
+    };
+    let first = line()?;
+    let program = first.strip_prefix("#!")?.trim();
+    let path = match program {
+        "/bin/sh" => {
+            line()?.strip_prefix("'''exec'")?.trim().split("\"$0\"").next()?.trim().trim_matches('"').to_owned()
+        }
+        _ => program.split_whitespace().next()?.to_owned(),
+    };
+    Some(PathBuf::from(path)).filter(|path| path.is_absolute())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(script: &str) -> Option<PathBuf> {
+        interpreter(script.as_bytes())
+    }
+
+    #[test]
+    fn the_interpreter_of_a_script() {
+        assert_eq!(read("#!/venv/bin/python3.11\nimport x\n"), Some("/venv/bin/python3.11".into()));
+        assert_eq!(read("#!/venv/bin/python -E\n"), Some("/venv/bin/python".into()));
+        let long = "#!/bin/sh\n'''exec' \"/a long/path/python\" \"$0\" \"$@\"\n' '''\n";
+        assert_eq!(read(long), Some("/a long/path/python".into()));
+        let plain = "#!/bin/sh\n'''exec' /a/path/python \"$0\" \"$@\"\n' '''\n";
+        assert_eq!(read(plain), Some("/a/path/python".into()));
+    }
+
+    #[test]
+    fn what_names_no_interpreter() {
+        for script in ["", "import x\n", "#!python\n", "#!/bin/sh\necho\n", "#!\n"] {
+            assert_eq!(read(script), None, "{script:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The only undo there is: walks the ledger backwards and takes away what it names.
+//!
+//! `undo POD [scope]` runs it for the daemon's own teardown; `delete` and `start` run it in-process on what a dead daemon left.
+
+mod cgroup;
+mod link;
+mod mount;
+mod path;
+mod tree;
+mod walk;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fd::AsFd;
+use rustix::fs::{AtFlags, unlinkat};
+use rustix::io::Errno;
+
+use crate::deadline::Deadline;
+use crate::failure::{During, Outcome};
+use crate::ledger::{Append, Ledger, Object, PodDir, Record, Who};
+use crate::process;
+use walk::walk;
+
+/// The scope that means all scopes.
+pub const POD: &str = "pod";
+
+/// One undoing of (a scope of) a pod.
+pub struct Undo<'a> {
+    pub pod: &'a Path,
+    pub scope: &'a str,
+    pub deadline: Deadline,
+    /// The process that asked for it, which is never killed: a daemon that tears its own pod down.
+    pub caller: Option<i32>,
+}
+
+impl Undo<'_> {
+    /// Undo; answer a line for each thing that could not be.
+    pub fn run(&self) -> Outcome<Vec<String>> {
+        let Some(dir) = PodDir::open(self.pod)? else { return Ok(Vec::new()) };
+        let mut left = match Ledger::read(&dir)? {
+            Some(ledger) => self.undo_records(&dir, ledger)?,
+            // The launcher died between making the directory and its ledger.
+            None => Vec::new(),
+        };
+        if self.scope == POD && left.is_empty() {
+            left.extend(self.remove_pod(&dir).err());
+        }
+        Ok(left.into_iter().map(|line| format!("undo: {}: {line}", self.pod.display())).collect())
+    }
+
+    fn undo_records(&self, dir: &PodDir, mut ledger: Ledger) -> Outcome<Vec<String>> {
+        if self.scope == POD && self.end_daemon(&ledger).during("undo", "process daemon")? {
+            ledger = Ledger::read(dir)?.unwrap_or(ledger);
+        }
+        ledger.live.retain(|record| !self.is_caller(record));
+        let mut journal = Append::open(dir, Who::Undo)?;
+        let left = walk(&ledger.live, self.scope, |record| {
+            self.undo(record)?;
+            // On a full disk the record stays, and undoing twice is harmless.
+            let _ = journal.as_mut().map(|ledger| ledger.undone(record.n));
+            Ok(())
+        });
+        Ok(left.into_iter().map(|leftover| format!("record {}: {}", leftover.n, leftover.why)).collect())
+    }
+
+    /// A daemon that lives would go on making things: it ends before anything else. True if there was one to end.
+    fn end_daemon(&self, ledger: &Ledger) -> Result<bool, String> {
+        match ledger.process("daemon").and_then(|daemon| daemon.identity) {
+            Some(daemon) if Some(daemon.pid) != self.caller => process::end(daemon, None, self.deadline).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// The caller's record stays: it lives, and ends by itself.
+    fn is_caller(&self, record: &Record) -> bool {
+        let pid = match &record.object {
+            Object::Process(process) => process.identity.map(|identity| identity.pid),
+            _ => None,
+        };
+        pid.is_some() && pid == self.caller
+    }
+
+    fn undo(&self, record: &Record) -> Result<(), String> {
+        match &record.object {
+            Object::Process(process) => match process.identity {
+                Some(identity) => process::end(identity, process.grace_ms.map(Duration::from_millis), self.deadline),
+                None => Ok(()),
+            },
+            Object::Mount(path) => mount::detach(self.pod, path),
+            Object::Dir(path) => tree::remove(self.pod, path, self.deadline),
+            Object::File(path) => mount::unlink(self.pod, path),
+            Object::Cgroup(path) => cgroup::remove(path, self.caller, self.deadline),
+            Object::Netns(path) => mount::remove_netns(self.pod, path),
+            Object::Link(link) => link::delete(link),
+            Object::Unknown(why) => Err(why.clone()),
+        }
+    }
+
+    /// The directory goes last, and in it the ledger: as long as anything is left, so is the list of it.
+    fn remove_pod(&self, dir: &PodDir) -> Result<(), String> {
+        tree::empty(dir.as_fd(), "ledger", self.deadline)?;
+        match unlinkat(dir, "ledger", AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(format!("remove ledger: {error}")),
+        }
+        match rustix::fs::rmdir(dir.path) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(format!("remove pod directory: {error}")),
+        }
+    }
+}
