@@ -150,21 +150,46 @@ def spawn(
     return Process(pid, start or 0, what, pidfd, stderr, child=True, record=record)
 
 
+async def run(argv: Sequence[str | Path], *, what: str, limit: int = 8192) -> tuple[int, str]:
+    """Run a short command of ours to its end; its status and the first ``limit`` bytes of its stderr.
+
+    If the caller is cancelled the command is killed. :raises HostFailed: it cannot be started
+    """
+    fd = os.memfd_create(what, os.MFD_CLOEXEC)
+    try:
+        pid = _popen([str(part) for part in argv], (), fd, what)
+        process = Process(pid, 0, what, os.pidfd_open(pid), Path(os.devnull), child=True, record=0)
+        try:
+            status = await process.wait()
+        finally:
+            process.kill()
+        return status, os.pread(fd, limit, 0).decode(errors="replace").strip()
+    finally:
+        os.close(fd)
+
+
 def _fork(argv: Sequence[str], fds: Sequence[int], stderr: Path, what: str) -> int:
     try:
         err = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=err,
-                pass_fds=fds,
-                start_new_session=True,
-                cwd="/",
-            )
-        finally:
-            os.close(err)
+    except OSError as error:
+        raise HostFailed(f"start {what}", str(stderr), error.strerror or "") from error
+    try:
+        return _popen(argv, fds, err, what)
+    finally:
+        os.close(err)
+
+
+def _popen(argv: Sequence[str], fds: Sequence[int], stderr: int, what: str) -> int:
+    try:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=fds,
+            start_new_session=True,
+            cwd="/",
+        )
     except OSError as error:
         raise HostFailed(f"start {what}", str(error.filename or argv[0]), error.strerror or "") from error
     # The status is collected through the pidfd; Popen's own bookkeeping must not wait for it.

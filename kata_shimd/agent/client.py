@@ -1,0 +1,193 @@
+"""The agent's client: the domain's `Agent` port over a ttrpc connection.
+
+Each RPC is a row: its descriptor and which deadline it has. The long polls (wait, read, write, memory events) have none;
+they end with the process, or with the channel.
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from betterproto2 import Message
+
+from kata_shimd import wire
+from kata_shimd.agent import oci
+from kata_shimd.api import agent as pb
+from kata_shimd.api import wkt
+from kata_shimd.api.descriptors import MethodDescriptor
+from kata_shimd.api.services import agent as rpcs
+from kata_shimd.api.services import health
+from kata_shimd.errors import AgentRefused, DeadlineExceeded, ShimError, Unavailable
+from kata_shimd.pod.values import LOST, GuestStorage, Sandbox
+from kata_shimd.ttrpc.client import Client
+from kata_shimd.ttrpc.service import RpcError
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+#: Longest text of the guest's that is passed on in an error.
+MAX_TEXT: Final = 2048
+#: One stdin write; with its envelope far below ttrpc's limit.
+MAX_WRITE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds, already scaled to the accelerator (`kata.md` §3.1)."""
+
+    check: float = 30.0
+    create_container: float = 60.0
+    usual: float = 60.0
+
+
+class AgentClient:
+    """Calls of the agent's RPCs; the names are the port's, `kata_shimd.pod.ports.Agent`."""
+
+    def __init__(self, sock: socket.socket, deadlines: Deadlines) -> None:
+        self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._client = Client(sock, on_lost=self._lost)
+        self._deadlines = deadlines
+
+    def _lost(self, error: ShimError) -> None:
+        if not self._gone.done():
+            self._gone.set_result(str(error))
+
+    async def gone(self) -> str:
+        return await asyncio.shield(self._gone)
+
+    def close(self) -> None:
+        self._client.close()
+
+    async def check(self) -> None:
+        await self._call(health.CHECK, pb.CheckRequest(), self._deadlines.check)
+
+    async def details(self) -> pb.GuestDetailsResponse:
+        """What the guest is: agent's version, memory block size, drivers."""
+        request = pb.GuestDetailsRequest(mem_block_size=True, mem_hotplug_probe=True)
+        return await self._call(rpcs.GET_GUEST_DETAILS, request, self._deadlines.usual)
+
+    async def create_sandbox(self, sandbox: Sandbox) -> None:
+        request = pb.CreateSandboxRequest(
+            hostname=sandbox.hostname[:64],
+            dns=list(sandbox.dns),
+            storages=[_storage(item) for item in sandbox.storages],
+            sandbox_id=sandbox.sandbox_id,
+            kernel_modules=[_module(line) for line in sandbox.kernel_modules],
+        )
+        await self._do(rpcs.CREATE_SANDBOX, request)
+
+    async def destroy_sandbox(self) -> None:
+        await self._do(rpcs.DESTROY_SANDBOX, pb.DestroySandboxRequest())
+
+    async def create_container(
+        self, container_id: str, spec: Mapping[str, Any], storages: Sequence[GuestStorage], *, sandbox_pidns: bool
+    ) -> None:
+        request = pb.CreateContainerRequest(
+            container_id=container_id,
+            exec_id=container_id,
+            storages=[_storage(item) for item in storages],
+            oci=oci.spec(spec),
+            sandbox_pidns=sandbox_pidns,
+        )
+        await self._call(rpcs.CREATE_CONTAINER, request, self._deadlines.create_container, container_id)
+
+    async def start_container(self, container_id: str) -> None:
+        await self._do(rpcs.START_CONTAINER, pb.StartContainerRequest(container_id=container_id), container_id)
+
+    async def remove_container(self, container_id: str) -> None:
+        await self._do(rpcs.REMOVE_CONTAINER, pb.RemoveContainerRequest(container_id=container_id), container_id)
+
+    async def exec_process(self, container_id: str, exec_id: str, process: Mapping[str, Any]) -> None:
+        request = pb.ExecProcessRequest(container_id=container_id, exec_id=exec_id, process=oci.process(process))
+        await self._do(rpcs.EXEC_PROCESS, request, f"{container_id}/{exec_id}")
+
+    async def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
+        request = pb.SignalProcessRequest(container_id=container_id, exec_id=exec_id, signal=signal)
+        await self._do(rpcs.SIGNAL_PROCESS, request, container_id)
+
+    async def wait_process(self, container_id: str, exec_id: str) -> int:
+        request = pb.WaitProcessRequest(container_id=container_id, exec_id=exec_id or container_id)
+        status = (await self._call(rpcs.WAIT_PROCESS, request, None, container_id)).status
+        return status if 0 <= status <= LOST else LOST
+
+    async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:
+        request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)
+        return (await self._call(rpcs.READ_STDOUT, request, None, container_id)).data[:length]
+
+    async def read_stderr(self, container_id: str, exec_id: str, length: int) -> bytes:
+        request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)
+        return (await self._call(rpcs.READ_STDERR, request, None, container_id)).data[:length]
+
+    async def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
+        part = data[:MAX_WRITE]
+        request = pb.WriteStreamRequest(container_id=container_id, exec_id=exec_id or container_id, data=part)
+        taken = (await self._call(rpcs.WRITE_STDIN, request, None, container_id)).len
+        if not 0 < taken <= len(part):
+            raise AgentRefused("WriteStdin", container_id, 0, f"it says it took {taken} of {len(part)} bytes")
+        return taken
+
+    async def close_stdin(self, container_id: str, exec_id: str) -> None:
+        request = pb.CloseStdinRequest(container_id=container_id, exec_id=exec_id or container_id)
+        await self._do(rpcs.CLOSE_STDIN, request, container_id)
+
+    async def resize(self, container_id: str, exec_id: str, *, rows: int, columns: int) -> None:
+        request = pb.TtyWinResizeRequest(
+            container_id=container_id, exec_id=exec_id or container_id, row=rows, column=columns
+        )
+        await self._do(rpcs.TTY_WIN_RESIZE, request, container_id)
+
+    async def pause_container(self, container_id: str) -> None:
+        await self._do(rpcs.PAUSE_CONTAINER, pb.PauseContainerRequest(container_id=container_id), container_id)
+
+    async def resume_container(self, container_id: str) -> None:
+        await self._do(rpcs.RESUME_CONTAINER, pb.ResumeContainerRequest(container_id=container_id), container_id)
+
+    async def update_container(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        request = pb.UpdateContainerRequest(container_id=container_id, resources=oci.resources(resources))
+        await self._do(rpcs.UPDATE_CONTAINER, request, container_id)
+
+    async def stats_container(self, container_id: str) -> pb.StatsContainerResponse:
+        request = pb.StatsContainerRequest(container_id=container_id)
+        return await self._call(rpcs.STATS_CONTAINER, request, self._deadlines.usual, container_id)
+
+    async def oom_event(self) -> str:
+        return (await self._call(rpcs.GET_OOM_EVENT, pb.GetOomEventRequest(), None)).container_id
+
+    async def _do(self, rpc: MethodDescriptor[RequestT, wkt.Empty], request: RequestT, obj: str = "") -> None:
+        await self._call(rpc, request, self._deadlines.usual, obj)
+
+    async def _call(
+        self, rpc: MethodDescriptor[RequestT, ResponseT], request: RequestT, timeout: float | None, obj: str = ""
+    ) -> ResponseT:
+        try:
+            reply = await self._client.call(rpc.service, rpc.name, wire.encode(request), timeout=timeout)
+        except RpcError as error:
+            raise AgentRefused(rpc.name, obj, error.code, _printable(error.message)) from error
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(f"agent {rpc.name}", obj, f"no answer within {timeout:g} s") from error
+        except Unavailable as error:
+            raise Unavailable(f"agent {rpc.name}", obj, "the channel to the guest is lost") from error
+        return wire.decode(rpc.response, reply)
+
+
+def _printable(text: str) -> str:
+    return "".join(ch if ch.isprintable() else " " for ch in text[:MAX_TEXT])
+
+
+def _storage(item: GuestStorage) -> pb.Storage:
+    return pb.Storage(
+        driver=item.driver,
+        driver_options=list(item.driver_options),
+        source=item.source,
+        fstype=item.fstype,
+        options=list(item.options),
+        mount_point=item.mount_point,
+    )
+
+
+def _module(line: str) -> pb.KernelModule:
+    """``name parameter...`` (`kata.md` §3.3)."""
+    name, *parameters = line.split()
+    return pb.KernelModule(name=name, parameters=parameters)

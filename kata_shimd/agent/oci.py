@@ -1,0 +1,106 @@
+"""The OCI spec as JSON into the agent's mirror of it (`protos/kata/oci.proto`).
+
+The mirror's fields are those of the JSON under other spellings, so one walk over the message classes converts everything:
+``noNewPrivileges``, ``no_new_privileges`` and ``NoNewPrivileges`` are one name. What the mirror has no field for is refused,
+unless a row below says why it may go: nothing is dropped in silence.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from kata_shimd.api import agent
+from kata_shimd.errors import InvalidArgument, Unimplemented
+
+#: JSON names that differ by more than spelling.
+_RENAMED: Final = {"ociversion": "version"}
+
+#: What may be left out, by path: it is the default, or means nothing in a VM.
+_MAY_GO: Final = {
+    "linux.seccomp.defaultErrnoRet": "EPERM, its default, is what runtimes use",
+    "linux.seccomp.listenerPath": "the notification socket is the host's",
+    "linux.seccomp.listenerMetadata": "the notification socket is the host's",
+    "linux.resources.rdma": "the guest has no RDMA device",
+    "linux.timeOffsets": "the guest has its own clocks",
+    "linux.resources.memory.useHierarchy": "cgroup v2 is always hierarchical",
+    "linux.resources.memory.checkBeforeUpdate": "the kernel of the guest checks",
+    "domainname": "set with the hostname by the guest",
+    "process.commandLine": "Windows only",
+    "windows": "Windows only",
+    "solaris": "Solaris only",
+    "vm": "the VM is ours",
+    "zos": "z/OS only",
+    "hooks": "run on the host",
+}
+
+#: In a device rule an absent number means "any"; the mirror has no absence, and says -1 (as Kata does).
+_ABSENT_NUMBER: Final[dict[type, dict[str, int]]] = {agent.LinuxDeviceCgroup: {"major": -1, "minor": -1}}
+
+
+def spec(value: Mapping[str, Any]) -> agent.Spec:
+    """:raises InvalidArgument: a field has the wrong type. :raises Unimplemented: a field the guest cannot be told"""
+    return typing.cast("agent.Spec", _convert(agent.Spec, value, ""))
+
+
+def process(value: Mapping[str, Any]) -> agent.Process:
+    return typing.cast("agent.Process", _convert(agent.Process, value, "process"))
+
+
+def resources(value: Mapping[str, Any]) -> agent.LinuxResources:
+    return typing.cast("agent.LinuxResources", _convert(agent.LinuxResources, value, "linux.resources"))
+
+
+def _convert(cls: type, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise InvalidArgument("convert spec", path or "spec", f"an object was expected, not {type(value).__name__}")
+    fields = _fields(cls)
+    known: dict[str, Any] = dict(_ABSENT_NUMBER.get(cls, {}))
+    for key, item in value.items():
+        where = f"{path}.{key}" if path else str(key)
+        folded = _fold(str(key))
+        target = fields.get(_RENAMED.get(folded, folded))
+        if item is None:
+            continue
+        if target is None:
+            _refuse(where, item)
+            continue
+        known[target[0]] = _value(target[1], item, where)
+    return cls(**known)
+
+
+def _refuse(where: str, item: Any) -> None:
+    if where not in _MAY_GO and item not in ({}, [], "", False, 0):
+        raise Unimplemented("convert spec", where, "the guest's agent has no field for it", hint="leave it out")
+
+
+def _value(kind: Any, item: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType or origin is typing.Union:
+        return _value(next(arg for arg in args if arg is not type(None)), item, where)
+    if origin is list:
+        return [_value(args[0], part, f"{where}[{i}]") for i, part in enumerate(_expect(list, item, where))]
+    if origin is dict:
+        return {str(k): _value(args[1], v, f"{where}.{k}") for k, v in _expect(dict, item, where).items()}
+    if dataclasses.is_dataclass(kind):
+        return _convert(typing.cast(type, kind), item, where)
+    return _expect(kind, item, where)
+
+
+def _expect(kind: type, item: Any, where: str) -> Any:
+    # True is an int in Python, but not in JSON.
+    if not isinstance(item, kind) or (kind is int and isinstance(item, bool)):
+        raise InvalidArgument("convert spec", where, f"{kind.__name__} was expected, not {type(item).__name__}")
+    return item
+
+
+@cache
+def _fields(cls: type) -> dict[str, tuple[str, Any]]:
+    hints = typing.get_type_hints(cls)
+    return {_fold(f.name): (f.name, hints[f.name]) for f in dataclasses.fields(cls) if not f.name.startswith("_")}
+
+
+def _fold(name: str) -> str:
+    return name.replace("_", "").lower()

@@ -1,0 +1,187 @@
+"""Joins the edges: from configuration and the launcher's words to a pod that serves.
+
+A composition root, with `daemon`: here the north edge, the domain and the south edges meet, and configuration becomes the
+values each of them takes. Nothing is decided here that a test would want to vary.
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_shimd import wire
+from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.api import bootstrap as pb
+from kata_shimd.api import runtime_options, wkt
+from kata_shimd.config import Loaded, options
+from kata_shimd.config import load as load_config
+from kata_shimd.config.model import Config, Timeouts
+from kata_shimd.errors import InvalidArgument
+from kata_shimd.host.files import HostFiles
+from kata_shimd.host.process import Gate
+from kata_shimd.host.stdio import HostStreams
+from kata_shimd.journal import Journal
+from kata_shimd.ledger import Ledger
+from kata_shimd.pod import spec as oci
+from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.process import Budgets
+from kata_shimd.pod.storage import GUEST_SHARED
+from kata_shimd.pod.values import GuestStorage, Sandbox
+from kata_shimd.task.abandon import Abandonment
+from kata_shimd.task.boundary import boundary
+from kata_shimd.task.publisher import EventPublisher
+from kata_shimd.task.service import TaskService
+from kata_shimd.task.serving import services
+from kata_shimd.ttrpc.server import Server
+from kata_shimd.vm import accel, machine
+
+if TYPE_CHECKING:
+    from kata_shimd.daemon import Arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the daemon has made before anything is joined."""
+
+    loaded: Loaded
+    ledger: Ledger
+    journal: Journal
+    group: asyncio.TaskGroup
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Shim:
+    """The joined whole, as far as the daemon has to do with it."""
+
+    pod: Pod
+    server: Server
+    publisher: EventPublisher
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def configure(bundle: Path, bootstrap: bytes, env_path: str | None) -> Loaded:
+    """The pod's configuration, from containerd's options, files and the sandbox's annotations.
+
+    :raises InvalidArgument: with everything that is wrong
+    """
+    source = _options(bootstrap)
+    notes = oci.annotations(oci.load(bundle))
+    return load_config(source.config_path, source.config_body, Path(env_path) if env_path else None, notes)
+
+
+def _options(bootstrap: bytes) -> options.ConfigSource:
+    """Options come as one Any, or since containerd 2.3 among the extensions of BootstrapParams; the launcher has told them
+    apart and hands on the bytes as they came, so the same test is made here (`containerd.md` §1.5)."""
+    if not bootstrap:
+        return options.ConfigSource()
+    for packed in _packed(bootstrap):
+        source = options.pick(packed.type_url, packed.value, _decode_options)
+        if source != options.ConfigSource():
+            return source
+    return options.ConfigSource()
+
+
+def _packed(bootstrap: bytes) -> list[wkt.Any]:
+    try:
+        params = wire.decode(pb.BootstrapParams, bootstrap)
+    except InvalidArgument:
+        params = pb.BootstrapParams()
+    if params.extensions or params.containerd_grpc_address or params.containerd_version:
+        return [extension.value for extension in params.extensions if extension.value is not None]
+    return [wire.decode(wkt.Any, bootstrap)]
+
+
+def _decode_options(value: bytes) -> tuple[str, bytes]:
+    decoded = wire.decode(runtime_options.Options, value)
+    return decoded.config_path, decoded.config_body
+
+
+# --- the pod ---------------------------------------------------------------------------------------------------------
+
+
+def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> Shim:
+    """Make the pod and its server. Nothing runs yet."""
+    choice = accel.choose(parts.loaded.config.shimd.accelerator)
+    parts.journal.write("accelerator", choice=str(choice.accelerator), why=choice.why)
+    timeouts = parts.loaded.config.deadlines(choice.accelerator)
+    publisher = EventPublisher(parts.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)
+    south = South(
+        vmm=Booter(arguments, parts, choice, timeouts),
+        host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared"),
+        streams=HostStreams(),
+        publisher=publisher,
+    )
+    pod = Pod(
+        south,
+        parts.group,
+        budgets(timeouts),
+        note=parts.journal.write,
+        guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
+    )
+    abandonment = Abandonment(parts.group, pod.abandon)
+    server = Server(
+        listener,
+        services(TaskService(pod, on_shutdown=lambda: None), abandonment),
+        boundary=boundary(parts.journal.write),
+        on_lost=abandonment.lost,
+    )
+    parts.group.create_task(publisher.run(), name="publisher")
+    return Shim(pod, server, publisher)
+
+
+def budgets(timeouts: Timeouts) -> Budgets:
+    """The domain's share of the deadlines."""
+    return Budgets(
+        kill=timeouts.kill,
+        drain=timeouts.drain,
+        no_progress=timeouts.output_stall,
+        execs_end=timeouts.execs_end,
+        last_stats=timeouts.stop_agent,
+        stop=timeouts.stop_agent,
+        create_wait=timeouts.create_wait,
+        health_interval=timeouts.health_interval,
+    )
+
+
+class Booter:
+    """The domain's `Vmm`: boots the machine, dials its agent, and tells it what pod it is."""
+
+    def __init__(self, arguments: "Arguments", parts: Parts, choice: accel.Choice, timeouts: Timeouts) -> None:
+        self._arguments, self._parts, self._choice, self._timeouts = arguments, parts, choice, timeouts
+
+    async def boot(self) -> tuple[machine.Machine, AgentClient]:
+        """:raises VmFailed, HostFailed: with step, object, cause and hint"""
+        parts, timeouts = self._parts, self._timeouts
+        vm = await machine.boot(
+            vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice),
+            self._arguments.pod_dir,
+            parts.ledger,
+            parts.journal,
+            Gate(launcher=self._arguments.launcher),
+            parts.group,
+        )
+        deadlines = Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc)
+        agent = AgentClient(await vm.dial(), deadlines)
+        await agent.check()
+        await agent.create_sandbox(self._sandbox())
+        parts.journal.write("agent-ready")
+        return vm, agent
+
+    def _sandbox(self) -> Sandbox:
+        spec = oci.load(self._arguments.bundle)
+        return Sandbox(
+            sandbox_id=self._arguments.sandbox_id,
+            hostname=str(spec.get("hostname") or ""),
+            dns=oci.dns(spec),
+            storages=(GuestStorage("virtio-fs", "kataShared", "virtiofs", str(GUEST_SHARED) + "/"),),
+            kernel_modules=self._parts.loaded.config.agent.kernel_modules,
+        )
+
+
+def vm_spec(sandbox_id: str, config: Config, choice: accel.Choice) -> Any:
+    raise NotImplementedError

@@ -1,0 +1,156 @@
+"""The daemon of one pod: started by the launcher, it joins the edges, serves containerd, and ends with the pod.
+
+A composition root: here, and in `assembly`, both edges meet; environment and arguments are read here and nowhere below. Its
+last act is to become the launcher's ``undo``, so that there is one teardown, run by the process that `delete` waits for.
+"""
+
+import argparse
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from kata_shimd import assembly, fds, log
+from kata_shimd.config.model import EventLoop
+from kata_shimd.errors import ShimError
+from kata_shimd.journal import Journal
+from kata_shimd.ledger import Ledger, Phase
+
+_log = logging.getLogger(__name__)
+
+#: How long the last replies and events may take on the way out.
+DRAIN_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the launcher says (`docs/contracts.md`)."""
+
+    run_dir: Path
+    pod_dir: Path
+    namespace: str
+    sandbox_id: str
+    address: str
+    bundle: Path
+    launcher: Path
+    debug: bool
+
+
+class _Ended(Exception):
+    """Leaves the daemon's TaskGroup, and with it every task."""
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Read the command line; the launcher is the only one who writes it."""
+    parser = argparse.ArgumentParser(prog="kata_shimd.daemon", description=__doc__)
+    for name in ("run-dir", "pod-dir", "bundle", "launcher"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("namespace", "id", "address"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--debug", action="store_true")
+    got = parser.parse_args(argv)
+    return Arguments(got.run_dir, got.pod_dir, got.namespace, got.id, got.address, got.bundle, got.launcher, got.debug)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Serve the pod until it ends. A foreseeable failure is one line on stderr, which the launcher passes on."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    faulthandler.enable()
+    try:
+        _run(arguments)
+    except ShimError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
+
+
+def _run(arguments: Arguments) -> None:
+    inherited = fds.adopt(os.environ)
+    log.configure(arguments.bundle / "log", debug=arguments.debug)
+    log.pod.set(arguments.sandbox_id)
+    bootstrap = _read_all(inherited["bootstrap"])
+    loaded = assembly.configure(arguments.bundle, bootstrap, os.environ.get("KATA_CONF_FILE"))
+    with asyncio.Runner(loop_factory=_loop_factory(loaded.config.shimd.event_loop)) as runner:
+        runner.run(_serve(arguments, inherited, loaded))
+
+
+def _read_all(fd: int) -> bytes:
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
+def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None":
+    if setting is EventLoop.ASYNCIO:
+        return asyncio.SelectorEventLoop
+    try:
+        import uvloop
+    except ImportError:
+        if setting is EventLoop.UVLOOP:
+            raise
+        return asyncio.SelectorEventLoop
+    return uvloop.Loop
+
+
+async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: assembly.Loaded) -> None:
+    ledger = Ledger(arguments.pod_dir, die_at=_die_at(os.environ))
+    journal = Journal(
+        arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
+        max_bytes=loaded.config.shimd.journal_size_kib << 10,
+    )
+    journal.write("daemon", pid=os.getpid(), namespace=arguments.namespace, id=arguments.sandbox_id)
+    for warning in loaded.warnings:
+        journal.write("warning", text=warning)
+        _log.warning("%s", warning)
+    try:
+        async with asyncio.TaskGroup() as group:
+            await _live(arguments, inherited, assembly.Parts(loaded, ledger, journal, group, os.environ.copy()))
+            raise _Ended
+    except* _Ended:
+        pass
+    journal.write("daemon-ended")
+
+
+async def _live(arguments: Arguments, inherited: Mapping[str, int], parts: assembly.Parts) -> None:
+    listener = socket.socket(fileno=inherited["listen"])
+    shim = assembly.assemble(arguments, listener, parts)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, shim.pod.stopping.set)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    shim.server.start(parts.group)
+    shim.pod.begin()
+    parts.ledger.phase(Phase.RUNNING)
+    os.write(inherited["ready"], b"\x01")
+    os.close(inherited["ready"])
+    await shim.pod.stopping.wait()
+    await _stop(shim, parts)
+
+
+async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
+    """The polite half of the end, each step within its budget; `undo` is the other half."""
+    parts.ledger.phase(Phase.STOPPING)
+    await shim.pod.stop_vm()
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await shim.publisher.drained.wait()
+    except TimeoutError:
+        parts.journal.write("events-dropped")
+    await shim.server.close(DRAIN_SECONDS)
+
+
+def _die_at(environ: Mapping[str, str]) -> int | None:
+    """A kill point of the tests, ``KATA_SHIMD_DIE_AT=daemon:<n>`` (`docs/contracts.md`)."""
+    who, _, number = environ.get("KATA_SHIMD_DIE_AT", "").partition(":")
+    return int(number) if who == "daemon" and number.isdigit() else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Standard streams on the host: containerd's FIFOs and its ``file://`` URIs (`containerd.md` §5).
+
+FIFOs are raw non-blocking fds on the loop; nothing here blocks on a client that is not there, has gone, or comes
+back. An output FIFO
+is opened for reading too, so that a client's restart is neither EPIPE nor end of file.
+"""
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from kata_shimd.errors import InvalidArgument
+
+#: One read or write of a FIFO; Linux pipes hold 64 KiB unless enlarged.
+CHUNK: Final = 64 << 10
+
+
+class FifoSource:
+    """stdin. A write handle of our own keeps the end of file away until the client says CloseIO, as runc's shim has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = _open_fifo(path, os.O_RDONLY)
+        self._holder = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    async def read(self) -> bytes:
+        while True:
+            try:
+                return os.read(self._fd, CHUNK)
+            except BlockingIOError:
+                await _readable(self._fd)
+
+    def end(self) -> None:
+        if self._holder >= 0:
+            os.close(self._holder)
+            self._holder = -1
+
+    def close(self) -> None:
+        self.end()
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+class FifoSink:
+    """stdout or stderr."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = _open_fifo(path, os.O_RDWR)
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._fd, view[:CHUNK]) :]
+            except BlockingIOError:
+                await _writable(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_writer(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+class FileSink:
+    """``file:///path``: appended to; stdout and stderr may share it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class HostStreams:
+    """Opens what containerd names: a path or ``fifo://`` is a FIFO, ``file://`` a file."""
+
+    def open_source(self, uri: str) -> FifoSource | None:
+        return FifoSource(_path(uri)) if uri else None
+
+    def open_sinks(
+        self, container_id: str, stdout: str, stderr: str
+    ) -> tuple[FifoSink | FileSink | None, FifoSink | FileSink | None]:
+        """A ``file://`` stdout takes stderr too, whatever stderr says: only stdout's scheme counts."""
+        if stdout.startswith("file://"):
+            return FileSink(_path(stdout)), FileSink(_path(stdout))
+        return _sink(stdout), _sink(stderr)
+
+
+def _sink(uri: str) -> FifoSink | None:
+    return FifoSink(_path(uri)) if uri else None
+
+
+def _path(uri: str) -> Path:
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "fifo", "file"):
+        raise InvalidArgument(
+            "open stdio", uri, f"unknown scheme {parts.scheme!r}", hint="a FIFO's path, fifo:// or file://"
+        )
+    path = Path(unquote(parts.path)) if parts.scheme else Path(uri)
+    if not path.is_absolute():
+        raise InvalidArgument("open stdio", uri, "the path is not absolute")
+    return path
+
+
+def _open_fifo(path: Path, flags: int) -> int:
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise InvalidArgument("open stdio", str(path), error.strerror or "cannot be opened") from error
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode) and not stat.S_ISCHR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InvalidArgument("open stdio", str(path), "is no FIFO", hint="use file:// for a file")
+    return fd
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+
+
+async def _writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(fd)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

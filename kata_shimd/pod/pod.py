@@ -1,0 +1,357 @@
+"""The pod: one VM, its containers, and the end of both.
+
+The VM is begun at once, before containerd asks for anything; a failed boot is remembered and answered by Create. What the pod
+put on the host is the ledger's; the pod only decides when.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kata_shimd.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ShimError, VmFailed
+from kata_shimd.pod import events, storage
+from kata_shimd.pod import spec as oci
+from kata_shimd.pod.container import Container
+from kata_shimd.pod.lifecycle import Do
+from kata_shimd.pod.ports import Agent, Host, Publisher, Streams, Vm, Vmm
+from kata_shimd.pod.process import SIGKILL, Budgets, is_gone
+from kata_shimd.pod.values import LOST, CreateSpec, ExecSpec, Exit, VmExit, check_id
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class South:
+    """The ports of the pod, joined by the daemon."""
+
+    vmm: Vmm
+    host: Host
+    streams: Streams
+    publisher: Publisher
+
+
+Note = Callable[..., None]
+
+
+class Pod:
+    """One pod. Its tasks live in ``group``; ``note`` writes to the journal."""
+
+    def __init__(
+        self, south: South, group: asyncio.TaskGroup, budgets: Budgets, *, note: Note, guest_seccomp: bool = True
+    ) -> None:
+        self._south, self._group, self._budgets, self._note = south, group, budgets, note
+        self._guest_seccomp = guest_seccomp
+        self.containers: dict[str, Container] = {}
+        self._creating: set[str] = set()
+        self._running: asyncio.Future[tuple[Vm, Agent]] = asyncio.get_running_loop().create_future()
+        self.vm_exit: VmExit | None = None
+        self.stopping = asyncio.Event()
+        self._vm_ended = asyncio.Event()
+        self._created_once = asyncio.Event()
+        self._main = ""
+        self._ending = False
+
+    # --- the VM --------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin the boot, and with it everything that watches the VM."""
+        self._boot = self._group.create_task(self._live(), name="vm")
+        self._group.create_task(self._expire(), name="no create")
+
+    async def _live(self) -> None:
+        try:
+            vm, agent = await self._south.vmm.boot()
+        except ShimError as error:
+            self._note("boot-failed", error=str(error))
+            self._running.set_exception(error)
+            self._running.exception()  # it may never be asked for
+            self._vm_ended.set()
+            return
+        self._running.set_result((vm, agent))
+        watches = [
+            self._group.create_task(self._watch_agent(vm, agent), name="watch agent"),
+            self._group.create_task(self._watch_channel(vm, agent), name="watch channel"),
+            self._group.create_task(self._watch_memory(agent), name="watch memory"),
+        ]
+        try:
+            self._lose(await vm.wait())
+        finally:
+            for watch in watches:
+                watch.cancel()
+
+    def _lose(self, end: VmExit) -> None:
+        self.vm_exit = end
+        self._note("vm-ended", cause=end.cause, expected=self._ending, **end.detail)
+        for container in tuple(self.containers.values()):
+            container.lose(Exit(LOST, end.at_ns))
+        self._vm_ended.set()
+
+    async def _watch_agent(self, vm: Vm, agent: Agent) -> None:
+        """An agent that does not answer is a lost VM: end it, so that every exit is told."""
+        try:
+            while True:
+                await asyncio.sleep(self._budgets.health_interval)
+                await agent.check()
+        except ShimError as error:
+            self._end_for(vm, str(error))
+
+    async def _watch_channel(self, vm: Vm, agent: Agent) -> None:
+        self._end_for(vm, await agent.gone())
+
+    def _end_for(self, vm: Vm, cause: str) -> None:
+        if not self._ending:
+            self._note("agent-lost", error=cause)
+            vm.kill()
+
+    async def _watch_memory(self, agent: Agent) -> None:
+        try:
+            while True:
+                container_id = await agent.oom_event()
+                if container_id in self.containers:
+                    self._south.publisher.publish(events.OutOfMemory(container_id))
+        except ShimError as error:
+            _log.debug("no more memory events: %s", error)
+
+    async def _expire(self) -> None:
+        """A pod nobody creates anything in removes itself."""
+        wait = self._created_once.wait()
+        try:
+            async with asyncio.timeout(self._budgets.create_wait):
+                await wait
+        except TimeoutError:
+            self._note("expired", seconds=self._budgets.create_wait)
+            self.stopping.set()
+
+    async def booted(self) -> tuple[Vm, Agent]:
+        """The running VM, or why there is none.
+
+        :raises VmFailed: the boot failed, or the VM has ended since
+        """
+        running = await asyncio.shield(self._running)
+        if self.vm_exit is not None:
+            raise VmFailed("use VM", "", self.vm_exit.cause, hint="see kata-shimd why")
+        return running
+
+    @property
+    def vm_pid(self) -> int:
+        """QEMU's pid, or 0 before there is one."""
+        if self._running.done() and not self._running.cancelled() and self._running.exception() is None:
+            return self._running.result()[0].pid
+        return 0
+
+    # --- containers ----------------------------------------------------------------------------------------------
+
+    def container(self, container_id: str) -> Container:
+        """:raises NotFound: no such container"""
+        if container_id not in self.containers:
+            raise NotFound("look up container", container_id, "no such container")
+        return self.containers[container_id]
+
+    async def create(self, request: CreateSpec) -> int:
+        """Create a container: share its files, make it in the guest. A failure leaves nothing of it.
+
+        :returns: QEMU's pid
+        :raises AlreadyExists, InvalidArgument, VmFailed, HostFailed, AgentRefused: with step, object, cause
+        """
+        self._created_once.set()
+        self._check_new(request.container_id)
+        self._creating.add(request.container_id)
+        try:
+            container = await self._create(request)
+        finally:
+            self._creating.discard(request.container_id)
+        self.containers[container.id] = container
+        self._main = self._main or container.id
+        if self._vm_ended.is_set():
+            container.lose(Exit(LOST, time.time_ns()))
+            raise VmFailed("create container", container.id, self.vm_exit.cause if self.vm_exit else "the VM has ended")
+        self._south.publisher.publish(
+            events.Created(container.id, request.bundle, request.rootfs, request.stdio, container.init.pid)
+        )
+        return container.init.pid
+
+    def _check_new(self, container_id: str) -> None:
+        check_id("container id", container_id)
+        if self.stopping.is_set():
+            raise FailedPrecondition("create container", container_id, "the pod is stopping")
+        if container_id in self.containers or container_id in self._creating:
+            raise AlreadyExists("create container", container_id, "this container id is used")
+
+    async def _create(self, request: CreateSpec) -> Container:
+        spec = oci.load(request.bundle)
+        self._check_kind(request.container_id, oci.kind(spec))
+        if spec.get("process") is None:
+            raise InvalidArgument("read config.json", str(request.bundle), "it has no process")
+        plan = storage.plan(request.container_id, request.bundle, spec, request.rootfs)
+        guest = oci.for_guest(spec, request.container_id, plan, seccomp=self._guest_seccomp)
+        vm, agent = await self.booted()
+        container = self._container(request, vm, agent)
+        try:
+            container.init.open_streams(self._south.streams)
+            await self._share(request.container_id, plan)
+            await agent.create_container(
+                request.container_id, guest, (), sandbox_pidns=oci.shares_pod_pid_namespace(spec)
+            )
+        except BaseException:
+            await self._undo_create(container)
+            raise
+        return container
+
+    def _check_kind(self, container_id: str, kind: oci.Kind) -> None:
+        """Exactly one container makes the pod, the first; the others say they belong to it."""
+        if kind is not oci.Kind.CONTAINER and self._main:
+            raise InvalidArgument("create container", container_id, f"the pod has its {kind.value} container already")
+
+    def _container(self, request: CreateSpec, vm: Vm, agent: Agent) -> Container:
+        return Container(
+            request.container_id,
+            request.bundle,
+            request.stdio,
+            agent=agent,
+            streams=self._south.streams,
+            publisher=self._south.publisher,
+            group=self._group,
+            budgets=self._budgets,
+            pid=vm.pid,
+            on_init_exit=self._init_exited,
+        )
+
+    async def _share(self, container_id: str, plan: storage.Plan) -> None:
+        await self._south.host.share_rootfs(container_id, plan.rootfs)
+        for share in plan.shares:
+            await self._south.host.share(container_id, share)
+
+    async def _undo_create(self, container: Container) -> None:
+        await container.finish()
+        await container.remove_from_guest()
+        try:
+            await self._south.host.undo_container(container.id)
+        except ShimError as error:
+            self._note("undo-failed", container=container.id, error=str(error))
+
+    async def delete(self, container_id: str) -> tuple[int, Exit]:
+        """Remove a container that has ended, or was never started.
+
+        :raises FailedPrecondition: it runs
+        :raises HostFailed: something on the host would not go; Delete may be asked again
+        """
+        container = self.container(container_id)
+        async with container.init.turn:
+            container.init.life.check(Do.DELETE)
+            await container.finish()
+            if self.vm_exit is None and not self._is_last(container):
+                await container.remove_from_guest()
+            await self._south.host.undo_container(container_id)
+            container.init.life.commit(Do.DELETE)
+            del self.containers[container_id]
+        end = container.init.exit or Exit(0, 0)
+        self._south.publisher.publish(events.Deleted(container_id, "", container.init.pid, end))
+        return container.init.pid, end
+
+    def _is_last(self, container: Container) -> bool:
+        """The VM goes with it, so the guest need not be asked to forget it."""
+        return len(self.containers) == 1 and self.containers.get(container.id) is container
+
+    async def exec(self, spec: ExecSpec) -> None:
+        self.container(spec.container_id).add_exec(spec)
+
+    async def start(self, container_id: str, exec_id: str) -> int:
+        container = self.container(container_id)
+        if exec_id:
+            return await container.start_exec(exec_id)
+        await container.start()
+        return container.init.pid
+
+    async def kill(self, container_id: str, exec_id: str, number: int, *, everyone: bool) -> None:
+        """Signal a process. A SIGKILL the guest cannot carry out ends the VM: Kill always works."""
+        container = self.container(container_id)
+        process = container.process(exec_id)
+        try:
+            await container.kill(process, number, everyone=everyone or not exec_id)
+        except ShimError as error:
+            if number != SIGKILL or not is_gone(error) or process.life.ended:
+                raise
+            self._note("kill-escalated", container=container_id, exec=exec_id, error=str(error))
+            vm, _ = await self.booted()
+            vm.kill()
+            await process.wait()
+
+    async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Change a live container's limits in the guest."""
+        container = self.container(container_id)
+        container.init.life.check_alive("update")
+        _, agent = await self.booted()
+        await agent.update_container(container_id, oci.resources_for_guest(resources))
+
+    async def stats(self, container_id: str) -> Any:
+        """The guest's counters; for a container that has ended, the last that were taken (`containerd.md` §2.5)."""
+        container = self.container(container_id)
+        if container.init.life.ended:
+            if container.last_stats is None:
+                raise NotFound("stats", container_id, "no counters were taken before it ended")
+            return container.last_stats
+        _, agent = await self.booted()
+        container.last_stats = await agent.stats_container(container_id)
+        return container.last_stats
+
+    async def abandon(self, container_id: str) -> None:
+        """containerd has given the container up: end and remove it, and the pod with its last one."""
+        if container_id not in self.containers:
+            return
+        self._note("abandoned", container=container_id)
+        container = self.containers[container_id]
+        try:
+            if not container.init.life.ended:
+                await self.kill(container_id, "", SIGKILL, everyone=True)
+                await container.init.wait()
+            await self.delete(container_id)
+        except ShimError as error:
+            self._note("abandon-failed", container=container_id, error=str(error))
+        if not self.containers:
+            self.stopping.set()
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def _init_exited(self, container: Container) -> None:
+        """The pod ends with the container that made it; its exit has been told by now."""
+        if container.id == self._main and not self._vm_ended.is_set():
+            self._group.create_task(self.stop_vm(), name="stop vm")
+
+    async def stop_vm(self) -> None:
+        """End the guest and the VM within a budget. The ledger ends what is left, and a boot that is still under way."""
+        if not self._running.done():
+            self._running.set_exception(FailedPrecondition("boot VM", "", "the pod was stopped while it booted"))
+            self._running.exception()
+            self._boot.cancel()
+            return
+        try:
+            vm, agent = await self.booted()
+        except ShimError:
+            return
+        self._ending = True
+        try:
+            async with asyncio.timeout(self._budgets.stop):
+                await agent.destroy_sandbox()
+        except (ShimError, TimeoutError) as error:
+            self._note("destroy-sandbox-failed", error=str(error))
+        await vm.stop()
+        await self._vm_ended.wait()
+
+    def shutdown(self) -> bool:
+        """Shutdown of a task is a hint: the pod ends when no container is left. Says whether it does."""
+        if self.containers or self._creating:
+            return False
+        self.stopping.set()
+        return True
+
+    def report(self) -> Mapping[str, Any]:
+        """What there is, for people: the REPL, `why`, logs."""
+        return {
+            "vm": self.vm_pid,
+            "vm_exit": self.vm_exit,
+            "stopping": self.stopping.is_set(),
+            "containers": {name: [p.snapshot() for p in c.processes()] for name, c in self.containers.items()},
+        }

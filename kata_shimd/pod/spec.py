@@ -1,0 +1,213 @@
+"""The OCI spec of a container: read, judged and rewritten for the guest (`kata.md` §3.4).
+
+Specs are JSON trees (dict), as containerd wrote them; only what is looked at is checked. What cannot be honoured in a VM is refused
+or listed in ``docs/differences.md``; nothing is dropped in silence.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from kata_shimd.errors import InvalidArgument, Unimplemented
+from kata_shimd.pod import storage
+
+#: A spec larger than this does not fit a ttrpc message once converted, so it can never reach the guest.
+MAX_SPEC: Final = 4 << 20
+
+#: Namespaces the guest decides: each pod has one network and one cgroup root, and clocks are the VM's.
+_GUEST_NAMESPACES: Final = frozenset({"network", "cgroup", "time"})
+
+
+class Kind(Enum):
+    """What a container is to its pod."""
+
+    SINGLE = "single"
+    SANDBOX = "sandbox"
+    CONTAINER = "container"
+
+
+#: Which annotation says what a container is, in order; the first present decides (`kata.md` §1.3).
+_KIND_KEYS: Final = (
+    ("io.kubernetes.cri.container-type", {"sandbox": Kind.SANDBOX, "container": Kind.CONTAINER}),
+    ("io.kubernetes.cri-o.ContainerType", {"sandbox": Kind.SANDBOX, "container": Kind.CONTAINER}),
+    ("io.kubernetes.docker.type", {"podsandbox": Kind.SANDBOX, "container": Kind.CONTAINER}),
+)
+
+
+def load(bundle: Path) -> dict[str, Any]:
+    """Read ``config.json``.
+
+    :raises InvalidArgument: it is missing, too large, no JSON, or not shaped as an OCI spec
+    """
+    path = bundle / "config.json"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument("read config.json", str(path), error.strerror or "cannot be read") from error
+    if len(data) > MAX_SPEC:
+        raise InvalidArgument("read config.json", str(path), f"{len(data)} bytes, over {MAX_SPEC}")
+    return parse(data, str(path))
+
+
+def parse(data: bytes, where: str) -> dict[str, Any]:
+    """:raises InvalidArgument: no JSON, or a part has the wrong shape"""
+    try:
+        spec = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument("read config.json", where, f"not JSON: {error}") from error
+    _check_shape(spec, where)
+    process = spec.get("process")
+    if process is not None:
+        check_process(process, where)
+    return dict(spec)
+
+
+_SHAPES: Final = (
+    ("process", dict),
+    ("root", dict),
+    ("mounts", list),
+    ("annotations", dict),
+    ("linux", dict),
+    ("hooks", dict),
+    ("hostname", str),
+)
+
+
+def _check_shape(spec: object, where: str) -> None:
+    if not isinstance(spec, dict):
+        raise InvalidArgument("read config.json", where, "not an object")
+    for key, kind in _SHAPES:
+        if spec.get(key) is not None and not isinstance(spec[key], kind):
+            raise InvalidArgument("read config.json", where, f"{key} is no {kind.__name__}")
+    if not all(isinstance(mount, dict) for mount in spec.get("mounts") or ()):
+        raise InvalidArgument("read config.json", where, "a mount is no object")
+
+
+def check_process(process: Mapping[str, Any], where: str) -> None:
+    """:raises InvalidArgument: an OCI Process without arguments or an absolute cwd"""
+    args = process.get("args")
+    if not isinstance(args, list) or not args or not all(isinstance(arg, str) for arg in args):
+        raise InvalidArgument("read process", where, "args is no list of strings", hint="does the image set a command?")
+    env = process.get("env") or []
+    if not isinstance(env, list) or not all(isinstance(item, str) for item in env):
+        raise InvalidArgument("read process", where, "env is no list of strings")
+    if not str(process.get("cwd", "")).startswith("/"):
+        raise InvalidArgument("read process", where, f"cwd {process.get('cwd')!r} is not absolute")
+
+
+def parse_process(data: bytes, where: str) -> dict[str, Any]:
+    """Read an Exec's process: JSON, whatever its type URL says (`containerd.md` §2.4)."""
+    try:
+        process = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument("read process", where, f"not JSON: {error}") from error
+    if not isinstance(process, dict):
+        raise InvalidArgument("read process", where, "not an object")
+    check_process(process, where)
+    return process
+
+
+def annotations(spec: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in (spec.get("annotations") or {}).items()}
+
+
+def kind(spec: Mapping[str, Any]) -> Kind:
+    """:raises InvalidArgument: a container type nobody knows"""
+    notes = annotations(spec)
+    for key, kinds in _KIND_KEYS:
+        if key in notes:
+            if notes[key] not in kinds:
+                raise InvalidArgument(
+                    "read config.json", key, f"unknown container type {notes[key]!r}", hint=f"one of {', '.join(kinds)}"
+                )
+            return kinds[notes[key]]
+    return Kind.SINGLE
+
+
+def namespaces(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Type to path of every namespace the spec lists; an empty path means a new one."""
+    listed = (spec.get("linux") or {}).get("namespaces") or ()
+    return {str(item.get("type", "")): str(item.get("path") or "") for item in listed}
+
+
+def shares_pod_pid_namespace(spec: Mapping[str, Any]) -> bool:
+    """A pid namespace with a path is the pod's shared one (`kata.md` §3.4)."""
+    return bool(namespaces(spec).get("pid"))
+
+
+def dns(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The lines of the file that is mounted at /etc/resolv.conf, as Kata sends them."""
+    for mount in spec.get("mounts") or ():
+        if mount.get("destination") == "/etc/resolv.conf":
+            try:
+                text = Path(str(mount.get("source", ""))).read_text(errors="replace")
+            except OSError:
+                return ()
+            return tuple(text.splitlines()[:64])
+    return ()
+
+
+def for_guest(spec: Mapping[str, Any], container_id: str, plan: storage.Plan, *, seccomp: bool) -> dict[str, Any]:
+    """The spec as the agent gets it: guest paths, the guest's namespaces and devices, no host identity.
+
+    :raises Unimplemented: it asks for a user namespace's id mapping, which the guest cannot give
+    """
+    guest = dict(spec)
+    guest.pop("hooks", None)  # they are the host's to run (`kata.md` §10.1)
+    guest["root"] = {**(spec.get("root") or {}), "path": storage.guest_rootfs(container_id)}
+    guest["mounts"] = list(plan.mounts)
+    if spec.get("process") is not None:
+        guest["process"] = process_for_guest(spec["process"])
+    guest["linux"] = _linux(spec.get("linux") or {}, container_id, seccomp=seccomp)
+    return guest
+
+
+def process_for_guest(process: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels of the host's security modules mean nothing in the guest; everything else is kept."""
+    return {key: value for key, value in process.items() if key not in ("apparmorProfile", "selinuxLabel")}
+
+
+def _linux(linux: Mapping[str, Any], container_id: str, *, seccomp: bool) -> dict[str, Any]:
+    if linux.get("uidMappings") or linux.get("gidMappings"):
+        raise Unimplemented("create container", container_id, "id mappings of a user namespace", hint="run it without")
+    guest = {key: value for key, value in linux.items() if key not in ("mountLabel", "intelRdt", "timeOffsets")}
+    guest["namespaces"] = [
+        {"type": item["type"]}
+        for item in linux.get("namespaces") or ()
+        if item.get("type") not in _GUEST_NAMESPACES and not (item.get("type") == "pid" and item.get("path"))
+    ]
+    guest["resources"] = resources_for_guest(linux.get("resources") or {})
+    guest["cgroupsPath"] = cgroups_path(str(linux.get("cgroupsPath") or ""), container_id)
+    if not seccomp:
+        guest.pop("seccomp", None)
+    return guest
+
+
+def resources_for_guest(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """The host's CPU and memory node numbers mean nothing in the guest; limits do, and are kept."""
+    guest = {key: value for key, value in resources.items() if key not in ("network", "rdma")}
+    if cpu := resources.get("cpu"):
+        guest["cpu"] = {key: value for key, value in cpu.items() if key not in ("cpus", "mems")}
+    return guest
+
+
+def cgroups_path(path: str, container_id: str) -> str:
+    """The container's cgroup in the guest, where there is no systemd: ``slice:prefix:name`` becomes a path."""
+    slice_name, colon, rest = path.partition(":")
+    if colon:
+        prefix, _, name = rest.partition(":")
+        return f"/{slice_name}/{prefix}-{name}.scope"
+    return path or f"/{container_id}"
+
+
+def parse_resources(data: bytes, where: str) -> dict[str, Any]:
+    """Read an Update's resources (OCI LinuxResources as JSON)."""
+    try:
+        resources = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument("read resources", where, f"not JSON: {error}") from error
+    if not isinstance(resources, dict):
+        raise InvalidArgument("read resources", where, "not an object")
+    return resources

@@ -1,0 +1,119 @@
+"""What of a container's files is shared with the guest, and where it appears there (`kata.md` §6).
+
+A pure plan: from the OCI spec and the rootfs mounts to a list of shares. The host carries it out.
+"""
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from kata_shimd.errors import InvalidArgument
+from kata_shimd.pod.values import Mount
+
+#: Where the guest mounts the shared directory (Kata's path, so that Kata's agent finds the same).
+GUEST_SHARED: Final = PurePosixPath("/run/kata-containers/shared/containers")
+GUEST_SHM: Final = PurePosixPath("/run/kata-containers/sandbox/shm")
+
+#: The guest makes these itself; a host directory there would show the host.
+_GUEST_OWN: Final = ("/proc", "/sys", "/dev/pts", "/dev/mqueue")
+
+
+@dataclass(frozen=True, slots=True)
+class RootfsShare:
+    """Mounts to put at the container's rootfs: containerd's, or one bind of ``path``."""
+
+    mounts: tuple[Mount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A host file or directory to bind into the shared directory, under ``name``."""
+
+    source: Path
+    name: str
+    readonly: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Shares for the host, and the mounts of the OCI spec with their sources as the guest sees them."""
+
+    rootfs: RootfsShare
+    shares: tuple[Share, ...]
+    mounts: tuple[dict[str, Any], ...]
+
+
+def guest_rootfs(container_id: str) -> str:
+    return str(GUEST_SHARED / container_id / "rootfs")
+
+
+def plan(container_id: str, bundle: Path, spec: dict[str, Any], rootfs: tuple[Mount, ...]) -> Plan:
+    """Decide for the rootfs and every mount of ``spec``.
+
+    :raises InvalidArgument: no rootfs, or a mount's source does not exist
+    """
+    shares: list[Share] = []
+    mounts: list[dict[str, Any]] = []
+    for index, mount in enumerate(spec.get("mounts") or ()):
+        share, rewritten = _plan_mount(container_id, index, mount)
+        mounts.append(rewritten)
+        if share is not None:
+            shares.append(share)
+    return Plan(_plan_rootfs(bundle, spec, rootfs), tuple(shares), tuple(mounts))
+
+
+def _plan_rootfs(bundle: Path, spec: dict[str, Any], rootfs: tuple[Mount, ...]) -> RootfsShare:
+    if rootfs:
+        return RootfsShare(rootfs)
+    path = Path((spec.get("root") or {}).get("path") or "rootfs")
+    path = path if path.is_absolute() else bundle / path
+    if not path.is_dir():
+        raise InvalidArgument(
+            "share rootfs", str(path), "no such directory", hint="give the task rootfs mounts, or an existing root.path"
+        )
+    return RootfsShare((Mount("bind", str(path), ("rbind", "rw")),))
+
+
+def _plan_mount(container_id: str, index: int, mount: dict[str, Any]) -> tuple[Share | None, dict[str, Any]]:
+    destination, source = str(mount.get("destination", "")), str(mount.get("source", ""))
+    options = [str(option) for option in mount.get("options") or ()]
+    if not destination.startswith("/"):
+        raise InvalidArgument("read config.json", "mounts", f"destination {destination!r} is not absolute")
+    if not is_bind(mount) or _is_guest_own(destination):
+        return None, mount
+    if destination == "/dev/shm":
+        return None, {**mount, "type": "bind", "source": str(GUEST_SHM), "options": ["rbind"]}
+    if _is_device(source):
+        return None, mount
+    resolved = _resolve(source)
+    name = f"{index}-{resolved.name or 'root'}"
+    share = Share(resolved, name, readonly="ro" in options)
+    return share, {**mount, "type": "bind", "source": str(GUEST_SHARED / container_id / "mounts" / name)}
+
+
+def is_bind(mount: dict[str, Any]) -> bool:
+    return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options") or ()))
+
+
+def _is_guest_own(destination: str) -> bool:
+    path = PurePosixPath(destination)
+    return any(path == PurePosixPath(own) or PurePosixPath(own) in path.parents for own in _GUEST_OWN)
+
+
+def _is_device(source: str) -> bool:
+    """A device or socket below /dev stands for the guest's own (`kata.md` §6.4, 4)."""
+    if not source.startswith("/dev/"):
+        return False
+    try:
+        mode = Path(source).stat().st_mode
+    except OSError:
+        return True
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _resolve(source: str) -> Path:
+    try:
+        return Path(source).resolve(strict=True)
+    except OSError as error:
+        raise InvalidArgument("share mount", source, error.strerror or "cannot be resolved") from error

@@ -1,0 +1,392 @@
+"""The rules of a pod's life, against a guest in memory."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from kata_shimd.errors import (
+    AgentRefused,
+    AlreadyExists,
+    Code,
+    FailedPrecondition,
+    HostFailed,
+    InvalidArgument,
+    NotFound,
+    ShimError,
+    VmFailed,
+)
+from kata_shimd.pod import events, testing
+from kata_shimd.pod.lifecycle import State
+from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.process import Budgets
+from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
+
+BUDGETS = Budgets(
+    kill=0.05, drain=0.2, no_progress=0.05, execs_end=0.1, last_stats=0.1, stop=0.1, create_wait=60, health_interval=60
+)
+NO_STDIO = Stdio()
+PROCESS = {"args": ["true"], "cwd": "/"}
+
+
+async def until(condition):
+    """Let the other tasks run until something is so; a test that never gets there fails by its time limit."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - there is no event for what is inside the fake guest
+            await asyncio.sleep(0)
+
+
+class World:
+    """A pod with its south, and the shortest way to say what a test does."""
+
+    def __init__(self, group: asyncio.TaskGroup, tmp: Path, budgets: Budgets) -> None:
+        self.tmp = tmp
+        self.starter, self.files, self.streams, self.events = (
+            testing.Starter(), testing.Files(), testing.Streams(), testing.Events(),
+        )  # fmt: skip
+        self.notes: list[str] = []
+        south = South(self.starter, self.files, self.streams, self.events)
+        self.pod = Pod(south, group, budgets, note=lambda event, **_: self.notes.append(event))
+
+    @property
+    def guest(self) -> testing.Guest:
+        return self.starter.guest
+
+    async def create(self, name: str = "c1", kind: str | None = None, stdio: Stdio = NO_STDIO) -> int:
+        bundle = self.tmp / name
+        (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
+        notes = {"io.kubernetes.cri.container-type": kind} if kind else {}
+        (bundle / "config.json").write_text(
+            json.dumps({"process": PROCESS, "root": {"path": "rootfs"}, "annotations": notes})
+        )
+        return await self.pod.create(CreateSpec(name, bundle, (), stdio))
+
+    async def running(self, name: str = "c1", kind: str | None = None, stdio: Stdio = NO_STDIO) -> None:
+        await self.create(name, kind, stdio)
+        await self.pod.start(name, "")
+
+    async def exec(self, exec_id: str = "e1", stdio: Stdio = NO_STDIO) -> None:
+        await self.pod.exec(ExecSpec("c1", exec_id, stdio, PROCESS))
+
+    def state(self, name: str = "c1", exec_id: str = "") -> State:
+        return self.pod.container(name).process(exec_id).life.state
+
+
+@pytest.fixture
+def world(tmp_path):
+    @asynccontextmanager
+    async def make(budgets=BUDGETS, begin=True):
+        class Done(Exception):
+            pass
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                world = World(group, tmp_path, budgets)
+                if begin:
+                    world.pod.begin()
+                yield world
+                raise Done
+        except* Done:
+            pass
+
+    return make
+
+
+async def test_life_of_one_container_tells_its_events_in_order(world):
+    async with world() as w:
+        assert await w.create() == testing.Machine.pid
+        assert await w.pod.start("c1", "") == testing.Machine.pid
+        w.guest.process("c1").end(7)
+        end = await w.pod.container("c1").init.wait()
+        assert end.status == 7
+        assert await w.pod.delete("c1") == (testing.Machine.pid, end)
+        assert w.events.names() == ["Created", "Started", "Exited", "Deleted"]
+        assert w.pod.shutdown()
+
+
+async def test_wait_may_come_before_start(world):
+    async with world() as w, asyncio.TaskGroup() as group:
+        await w.create()
+        waiting = group.create_task(w.pod.container("c1").init.wait())
+        await w.pod.start("c1", "")
+        w.guest.process("c1").end(0)
+        assert (await waiting).status == 0
+
+
+async def test_output_reaches_the_reader_before_the_exit_is_told(world):
+    async with world() as w:
+        await w.running(stdio=Stdio(stdout="out", stderr="err"))
+        process = w.guest.process("c1")
+        process.output.put_nowait(b"last ")
+        process.output.put_nowait(b"words")
+        process.errors.put_nowait(b"oops")
+        process.end(0)
+        await w.pod.container("c1").init.wait()
+        await w.pod.container("c1").finish()
+        assert w.streams.sinks["out"].data == b"last words"
+        assert w.streams.sinks["err"].data == b"oops"
+        assert w.streams.sinks["out"].closed
+
+
+async def test_a_reader_that_takes_nothing_does_not_hold_up_the_exit_nor_delete(world):
+    async with world() as w:
+        w.streams.sinks["out"] = testing.MemorySink()
+        w.streams.sinks["out"].gate.clear()
+        await w.running(stdio=Stdio(stdout="out"))
+        w.guest.process("c1").output.put_nowait(b"x")
+        w.guest.process("c1").end(0)
+        assert (await w.pod.container("c1").init.wait()).status == 0
+        await w.pod.delete("c1")
+        assert w.streams.sinks["out"].closed
+
+
+async def test_stdin_is_copied_whole_and_closed_after_close_io(world):
+    async with world() as w:
+        await w.running(stdio=Stdio(stdin="in"))
+        w.streams.sources["in"].data.put_nowait(b"0123456789" * 3)
+        w.pod.container("c1").init.close_stdin()
+        process = w.guest.process("c1")
+        await until(lambda: process.stdin_closed)
+        assert process.stdin == b"0123456789" * 3
+
+
+async def test_no_stdin_closes_the_guests_at_once(world):
+    async with world() as w:
+        await w.running()
+        await until(lambda: w.guest.process("c1").stdin_closed)
+        w.pod.container("c1").init.close_stdin()  # and CloseIO does nothing
+
+
+async def test_vm_death_ends_every_process_with_255_init_last(world):
+    async with world() as w:
+        await w.running()
+        await w.exec()
+        await w.pod.start("c1", "e1")
+        w.starter.machine.end("killed by the host")
+        assert (await w.pod.container("c1").init.wait()).status == 255
+        exits = [event.process_id for event in w.events.all if isinstance(event, events.Exited)]
+        assert exits == ["e1", "c1"]
+        assert "vm-ended" in w.notes
+        await w.pod.delete("c1")
+
+
+async def test_an_agent_that_is_lost_ends_the_vm(world):
+    async with world() as w:
+        await w.running()
+        w.guest.die()
+        assert (await w.pod.container("c1").init.wait()).status == 255
+        assert "agent-lost" in w.notes
+
+
+async def test_boot_failure_is_remembered_and_answered_by_create(world):
+    async with world(begin=False) as w:
+        w.starter.error = VmFailed("boot VM", "q35", "no kernel", hint="build a guest")
+        w.pod.begin()
+        with pytest.raises(VmFailed, match="no kernel"):
+            await w.create()
+        assert w.files.shared == {}
+        assert w.pod.shutdown()
+
+
+@pytest.mark.parametrize("rpc", ["create_container"])
+async def test_failed_create_leaves_nothing_and_can_be_retried(world, rpc):
+    async with world() as w:
+        w.guest.refuse[rpc] = Code.INTERNAL
+        with pytest.raises(AgentRefused):
+            await w.create()
+        assert w.files.shared == {}
+        with pytest.raises(NotFound):
+            w.pod.container("c1")
+        del w.guest.refuse[rpc]
+        await w.create()
+        assert w.state() is State.CREATED
+
+
+async def test_failed_share_is_undone(world):
+    async with world() as w:
+        w.files.fail["share_rootfs"] = HostFailed("mount", "overlay", "no such device")
+        with pytest.raises(HostFailed):
+            await w.create()
+        assert w.files.shared == {}
+
+
+async def test_create_twice(world):
+    async with world() as w:
+        await w.create()
+        with pytest.raises(AlreadyExists):
+            await w.create()
+
+
+async def test_second_sandbox_is_refused_and_a_further_container_is_not(world):
+    async with world() as w:
+        await w.create("s", "sandbox")
+        with pytest.raises(InvalidArgument):
+            await w.create("s2", "sandbox")
+        await w.create("c", "container")
+
+
+@pytest.mark.parametrize("verb", ["start", "delete", "pause"])
+async def test_verbs_not_in_the_table_are_failed_precondition(world, verb):
+    async with world() as w:
+        await w.running()
+        container = w.pod.container("c1")
+        if verb == "pause":
+            await container.pause()
+        actions = {
+            "start": lambda: w.pod.start("c1", ""),
+            "delete": lambda: w.pod.delete("c1"),
+            "pause": container.pause,
+        }
+        with pytest.raises(FailedPrecondition):
+            await actions[verb]()
+
+
+async def test_kill_goes_to_the_guest_and_after_the_end_is_not_found(world):
+    async with world() as w:
+        await w.running()
+        await w.pod.kill("c1", "", 15, everyone=False)
+        assert (await w.pod.container("c1").init.wait()).status == 143
+        with pytest.raises(NotFound):
+            await w.pod.kill("c1", "", 9, everyone=True)
+
+
+async def test_kill_of_a_created_container_ends_it(world):
+    async with world() as w:
+        await w.create()
+        await w.pod.kill("c1", "", 9, everyone=True)
+        assert (await w.pod.container("c1").init.wait()).status == 137
+        await w.pod.delete("c1")
+
+
+async def test_sigkill_that_the_agent_does_not_carry_out_ends_the_vm(world):
+    async with world() as w:
+        await w.running()
+        w.guest.silent.add("signal_process")
+        await w.pod.kill("c1", "", 9, everyone=True)
+        assert w.pod.container("c1").init.exit.status == 255
+        assert "kill-escalated" in w.notes
+
+
+async def test_kill_works_while_start_hangs(world):
+    async with world() as w, asyncio.TaskGroup() as group:
+        await w.create()
+        w.guest.silent.add("start_container")
+        stuck = group.create_task(_swallow(w.pod.start("c1", "")))
+        await asyncio.sleep(0)
+        await w.pod.kill("c1", "", 9, everyone=True)
+        assert (await w.pod.container("c1").init.wait()).status == 137
+        w.guest.die()
+        await stuck
+
+
+async def _swallow(work):
+    with pytest.raises(ShimError):
+        await work
+
+
+async def test_exec_has_its_own_life_and_exit(world):
+    async with world() as w:
+        await w.running()
+        await w.exec()
+        with pytest.raises(AlreadyExists):
+            await w.exec()
+        with pytest.raises(FailedPrecondition):
+            await w.pod.kill("c1", "e1", 15, everyone=False)
+        await w.pod.start("c1", "e1")
+        w.guest.process("c1", "e1").end(3)
+        assert (await w.pod.container("c1").process("e1").wait()).status == 3
+        assert (await w.pod.container("c1").delete_exec("e1")).status == 3
+        with pytest.raises(NotFound):
+            w.pod.container("c1").process("e1")
+        assert w.state() is State.RUNNING
+
+
+async def test_exec_that_cannot_be_run_says_why_and_can_be_deleted(world):
+    async with world() as w:
+        await w.running()
+        w.guest.refuse["exec_process"] = Code.NOT_FOUND
+        await w.exec()
+        with pytest.raises(AgentRefused):
+            await w.pod.start("c1", "e1")
+        await w.pod.container("c1").delete_exec("e1")
+
+
+async def test_init_exit_comes_after_every_execs(world):
+    async with world() as w:
+        await w.running()
+        await w.exec()
+        await w.pod.start("c1", "e1")
+        w.guest.process("c1").end(0)
+        await w.pod.container("c1").init.wait()
+        exits = [(event.process_id, event.exit.status) for event in w.events.all if isinstance(event, events.Exited)]
+        assert exits == [("e1", 137), ("c1", 0)]
+
+
+async def test_pod_ends_with_the_container_that_made_it(world):
+    async with world() as w:
+        await w.running("s", "sandbox")
+        await w.running("c", "container")
+        w.guest.process("c").end(0)
+        await w.pod.container("c").init.wait()
+        await w.pod.delete("c")
+        assert not w.pod.shutdown()
+        assert w.pod.vm_exit is None
+        w.guest.process("s").end(0)
+        await w.starter.machine.wait()
+
+
+async def test_shutdown_is_a_hint_while_containers_are_left(world):
+    async with world() as w:
+        await w.create()
+        assert not w.pod.shutdown()
+        assert not w.pod.stopping.is_set()
+
+
+async def test_nobody_creates_anything_and_the_pod_ends_itself(world):
+    async with world(Budgets(create_wait=0.01)) as w:
+        await asyncio.wait_for(w.pod.stopping.wait(), 5)
+        assert "expired" in w.notes
+
+
+async def test_memory_event_is_told(world):
+    async with world() as w:
+        await w.running()
+        w.guest.oom.put_nowait("c1")
+        await until(lambda: "OutOfMemory" in w.events.names())
+
+
+async def test_stats_answers_for_a_stopped_container(world):
+    async with world() as w:
+        await w.running()
+        w.guest.process("c1").end(137)
+        await w.pod.container("c1").init.wait()
+        assert await w.pod.stats("c1") == {"container": "c1"}
+
+
+async def test_abandoned_container_is_ended_and_removed(world):
+    async with world() as w:
+        await w.running()
+        await w.pod.abandon("c1")
+        assert w.pod.containers == {}
+        assert w.pod.stopping.is_set()
+
+
+async def test_failed_undo_keeps_the_container_for_another_delete(world):
+    async with world() as w:
+        await w.running()
+        w.guest.process("c1").end(0)
+        await w.pod.container("c1").init.wait()
+        w.files.fail["undo"] = HostFailed("undo", "mount", "busy")
+        with pytest.raises(HostFailed):
+            await w.pod.delete("c1")
+        del w.files.fail["undo"]
+        await w.pod.delete("c1")
+
+
+async def test_resize_without_terminal_is_a_silent_success(world):
+    async with world() as w:
+        await w.running()
+        await w.pod.container("c1").init.resize(rows=1, columns=2)
+        assert w.guest.process("c1").size is None

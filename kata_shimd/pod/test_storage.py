@@ -1,0 +1,84 @@
+"""The storage plan: what is shared, and where the guest finds it."""
+
+import pytest
+
+from kata_shimd.errors import InvalidArgument
+from kata_shimd.pod import storage
+from kata_shimd.pod.values import Mount
+
+OVERLAY = (Mount("overlay", "overlay", ("lowerdir=/a",)),)
+SHARED = "/run/kata-containers/shared/containers/c1"
+
+
+def plan(tmp_path, *mounts, rootfs=OVERLAY, root=None):
+    return storage.plan("c1", tmp_path, {"mounts": list(mounts), "root": root}, rootfs)
+
+
+def test_rootfs_mounts_of_containerd_are_used_as_they_are(tmp_path):
+    assert plan(tmp_path).rootfs.mounts == OVERLAY
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_without_mounts_the_root_path_is_bound(tmp_path, absolute):
+    (tmp_path / "fs").mkdir()
+    path = str(tmp_path / "fs") if absolute else "fs"
+    (mount,) = plan(tmp_path, rootfs=(), root={"path": path}).rootfs.mounts
+    assert (mount.type, mount.source) == ("bind", str(tmp_path / "fs"))
+
+
+def test_missing_rootfs_is_refused(tmp_path):
+    with pytest.raises(InvalidArgument, match="no such directory"):
+        plan(tmp_path, rootfs=())
+
+
+def test_bind_mounts_are_shared_and_their_source_becomes_the_guests(tmp_path):
+    (tmp_path / "hosts").touch()
+    bind = {"type": "bind", "destination": "/etc/hosts", "source": str(tmp_path / "hosts"), "options": ["rbind", "ro"]}
+    made = plan(tmp_path, bind)
+    assert made.shares == (storage.Share(tmp_path / "hosts", "0-hosts", readonly=True),)
+    assert made.mounts[0]["source"] == f"{SHARED}/mounts/0-hosts"
+    assert made.mounts[0]["options"] == ["rbind", "ro"]
+
+
+def test_two_mounts_of_one_name_do_not_collide(tmp_path):
+    (tmp_path / "x").mkdir()
+    bind = {"type": "bind", "source": str(tmp_path / "x"), "options": ["bind"]}
+    made = plan(tmp_path, bind | {"destination": "/a"}, bind | {"destination": "/b"})
+    assert [share.name for share in made.shares] == ["0-x", "1-x"]
+
+
+def test_symlinks_are_resolved_on_the_host(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    made = plan(tmp_path, {"type": "bind", "destination": "/a", "source": str(tmp_path / "link"), "options": []})
+    assert made.shares[0].source == tmp_path / "real"
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        {"type": "proc", "destination": "/proc", "source": "proc"},
+        {"type": "tmpfs", "destination": "/run", "source": "tmpfs", "options": ["nosuid"]},
+        {"type": "bind", "destination": "/sys/fs/cgroup", "source": "/sys/fs/cgroup", "options": ["rbind"]},
+        {"type": "bind", "destination": "/dev/null", "source": "/dev/null", "options": ["bind"]},
+    ],
+    ids=lambda mount: mount["destination"],
+)
+def test_what_the_guest_makes_itself_is_left_to_it(tmp_path, mount):
+    made = plan(tmp_path, mount)
+    assert made.shares == () and made.mounts == (mount,)
+
+
+def test_pod_shm_is_the_guests(tmp_path):
+    made = plan(tmp_path, {"type": "bind", "destination": "/dev/shm", "source": "/run/x/shm", "options": ["rw"]})
+    assert made.mounts[0]["source"] == "/run/kata-containers/sandbox/shm"
+
+
+def test_missing_source_is_named(tmp_path):
+    with pytest.raises(InvalidArgument, match=r"/no/such"):
+        plan(tmp_path, {"type": "bind", "destination": "/a", "source": "/no/such", "options": ["bind"]})
+
+
+def test_relative_destination_is_refused(tmp_path):
+    with pytest.raises(InvalidArgument, match="not absolute"):
+        plan(tmp_path, {"type": "bind", "destination": "a", "source": "/tmp"})

@@ -1,0 +1,82 @@
+"""The one place where an RPC is entered and left: context, time, journal, and every error's status.
+
+It is the only ``except Exception`` of the daemon's request path; no RPC can forget it.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+from kata_shimd import log
+from kata_shimd.errors import Code, DeadlineExceeded, ShimError
+from kata_shimd.ttrpc import Call
+
+_log = logging.getLogger(__name__)
+
+#: Asked all the time, and of no interest to a later reader unless they fail.
+_QUIET: Final = frozenset({"State", "Pids", "Connect", "Stats"})
+
+
+class Unforeseen(ShimError):
+    """A bug of ours. The traceback is in the log; the client learns where to look."""
+
+    code = Code.UNKNOWN
+
+
+class Boundary:
+    """Stands round one call: ``with Boundary(note, call): reply = handler(request)``."""
+
+    __slots__ = ("_began", "_call", "_note", "_token")
+
+    def __init__(self, note: Callable[..., None], call: Call) -> None:
+        self._note, self._call = note, call
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+        self._token = log.rpc.set(self._call.method)
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._leave(error)
+        finally:
+            log.rpc.reset(self._token)
+
+    def _leave(self, error: BaseException | None) -> None:
+        milliseconds = round((time.monotonic() - self._began) * 1000, 1)
+        if error is None:
+            if self._call.method not in _QUIET:
+                self._note("rpc", rpc=self._call.method, call=self._call.id, ms=milliseconds)
+            return
+        known = self._known(error)
+        if known is None:
+            self._note("rpc", rpc=self._call.method, call=self._call.id, ms=milliseconds, cancelled=True)
+            return
+        self._note(
+            "rpc", rpc=self._call.method, call=self._call.id, ms=milliseconds, code=known.code.name, error=str(known)
+        )
+        if known is not error:
+            raise known from error
+
+    def _known(self, error: BaseException) -> ShimError | None:
+        if isinstance(error, ShimError):
+            return error
+        if isinstance(error, TimeoutError):
+            return DeadlineExceeded("serve", self._call.method, "it took longer than its deadline")
+        if not isinstance(error, Exception):
+            return None
+        _log.error("%s failed unforeseen", self._call.method, exc_info=error)
+        return Unforeseen(
+            "serve",
+            self._call.method,
+            f"{type(error).__name__}: {error}"[:500],
+            hint="this is a bug; containerd's log has more",
+        )
+
+
+def boundary(note: Callable[..., None]) -> Callable[[Call], Any]:
+    """A factory of boundaries for the server, all writing to one journal."""
+    return lambda call: Boundary(note, call)

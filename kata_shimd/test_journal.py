@@ -1,0 +1,55 @@
+"""The journal is bounded, survives what it reports on, and never fails its writer."""
+
+import os
+
+from kata_shimd import journal
+
+
+def test_events_come_back_in_order_with_their_time(tmp_path):
+    writer = journal.Journal(tmp_path / "journal" / "h.jsonl")
+    writer.write("boot", phase="qemu", ms=12)
+    writer.write("rpc", rpc="Create")
+    first, second = journal.read(writer.path)
+    assert (first["event"], first["ms"], second["rpc"]) == ("boot", 12, "Create")
+    assert first["t"] <= second["t"]
+    assert writer.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_bounded_and_keeps_the_newest(tmp_path):
+    writer = journal.Journal(tmp_path / "h.jsonl", max_bytes=4000)
+    for number in range(1000):
+        writer.write("tick", number=number)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 8000
+    assert journal.read(writer.path)[-1]["number"] == 999
+
+
+def test_long_values_are_cut(tmp_path):
+    writer = journal.Journal(tmp_path / "h.jsonl")
+    writer.write("console", text="x" * 10000)
+    assert len(journal.read(writer.path)[0]["text"]) < 2100
+
+
+def test_a_full_disk_does_not_fail_the_writer(tmp_path):
+    writer = journal.Journal(tmp_path / "h.jsonl")
+    os.dup2(os.open("/dev/full", os.O_WRONLY), writer._fd)
+    writer.write("lost")
+    assert journal.read(writer.path) == []
+
+
+def test_an_unwritable_place_does_not_fail_the_writer(tmp_path):
+    (tmp_path / "file").touch()
+    journal.Journal(tmp_path / "file" / "h.jsonl").write("lost")
+
+
+def test_torn_lines_are_passed_over(tmp_path):
+    path = tmp_path / "h.jsonl"
+    path.write_text('{"event":"a"}\n{"event":\n{"event":"b"}\n')
+    assert [event["event"] for event in journal.read(path)] == ["a", "b"]
+
+
+def test_prune_keeps_the_newest_dead_and_all_living(tmp_path):
+    for age, name in enumerate(["new", "old", "older", "alive"]):
+        (tmp_path / f"{name}.jsonl").touch()
+        os.utime(tmp_path / f"{name}.jsonl", (1000 - age, 1000 - age))
+    journal.prune(tmp_path, {"alive"}, keep=1)
+    assert sorted(file.stem for file in tmp_path.glob("*.jsonl")) == ["alive", "new"]
