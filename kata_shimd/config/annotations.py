@@ -28,7 +28,7 @@ def add_annotations(layers: Layers, annotations: Mapping[str, str]) -> None:
                 _add(layers, origin, name, annotations[name])
         elif name.startswith(CONFIG_PREFIX):
             hint = suggest_annotation(name)
-            layers.problems.append(Problem(origin, "", "nobody knows this annotation", hint, unknown=True))
+            layers.problems.append(Problem(origin, origin.where, "nobody knows this annotation", hint, unknown=True))
 
 
 def _patterns(values: Mapping[KeyPath, Sourced]) -> Iterable[re.Pattern[str]]:

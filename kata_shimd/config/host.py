@@ -72,22 +72,6 @@ def find_virtiofsd(config: Config) -> Path:
     )
 
 
-def choose_accelerator(
-    setting: AcceleratorSetting, *, kvm: Callable[[], str] = lambda: kvm_fault(), cpuinfo: Path = Path("/proc/cpuinfo")
-) -> Chosen:
-    """The accelerator to use. An explicit setting wins; auto wants a working /dev/kvm **and** a CPU that can virtualise.
-
-    ``kvm`` says what is wrong with KVM, or nothing.
-    """
-    if setting is not AcceleratorSetting.AUTO:
-        return Chosen(Accelerator(setting.value), "configured")
-    if fault := kvm():
-        return Chosen(Accelerator.TCG, fault)
-    if not VIRTUALISATION & _cpu_flags(cpuinfo):
-        return Chosen(Accelerator.TCG, f"{KVM} works, but the CPU shows neither vmx nor svm")
-    return Chosen(Accelerator.KVM, f"{KVM} works")
-
-
 def kvm_fault(device: Path = KVM) -> str:
     """Why KVM cannot make a VM; empty when it can. Opening the device is not enough, so a VM is made and dropped."""
     try:
@@ -101,6 +85,22 @@ def kvm_fault(device: Path = KVM) -> str:
     finally:
         os.close(fd)
     return ""
+
+
+def choose_accelerator(
+    setting: AcceleratorSetting, *, kvm: Callable[[], str] = kvm_fault, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> Chosen:
+    """The accelerator to use. An explicit setting wins; auto wants a working /dev/kvm **and** a CPU that can virtualise.
+
+    ``kvm`` says what is wrong with KVM, or nothing.
+    """
+    if setting is not AcceleratorSetting.AUTO:
+        return Chosen(Accelerator(setting.value), "configured")
+    if fault := kvm():
+        return Chosen(Accelerator.TCG, fault)
+    if not VIRTUALISATION & _cpu_flags(cpuinfo):
+        return Chosen(Accelerator.TCG, f"{KVM} works, but the CPU shows neither vmx nor svm")
+    return Chosen(Accelerator.KVM, f"{KVM} works")
 
 
 def _cpu_flags(cpuinfo: Path) -> frozenset[str]:

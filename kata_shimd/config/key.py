@@ -42,7 +42,7 @@ class Annotation:
     """A sandbox annotation that sets a key (`kata.md` §9.2).
 
     ``text`` turns it into a TOML value, ``combine`` joins that with the value below, ``globs`` names the key whose allow list
-    a path must match, ``positive`` refuses 0, ``implies`` are keys it also sets.
+    a path must match, ``positive`` refuses 0.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Key:
 
     ``default`` is ours as TOML would have it (``ABSENT``: worked out from others), ``kata`` what Kata's file ships and ``code``
     what Kata uses when the key is absent, both as TOML. ``field`` is the attribute in the model, empty when nothing stores it.
+    ``accepts`` are further values that a held key may have; ``inside`` says that configuration itself reads the key.
     """
 
     table: str

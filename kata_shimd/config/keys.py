@@ -4,7 +4,6 @@ Owns the indexes over the rows of ``keys_hypervisor``, ``keys_runtime`` and ``ke
 in ``model.py`` and turn its ``held`` into ``acts``. Must never happen: a key that is known here and means nothing anywhere.
 """
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
 
@@ -71,5 +70,7 @@ def suggest_annotation(name: str) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
+    import difflib  # only mistakes pay for it
+
     found = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.7)
     return f"did you mean {found[0]}?" if found else ""

@@ -5,8 +5,9 @@ path of a key to its value, so that laying one over another is a dict update, ar
 happen: an exception other than a ``Problem`` for anything a file may hold.
 """
 
+import os
 import re
-import tomllib
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +39,10 @@ class Layers:
     def add_file(self, path: Path, layer: Layer) -> None:
         """Lay a file over what is there. A file that cannot be read is a problem."""
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE + 1)
-        except OSError as error:
-            self.problems.append(Problem(Origin(layer, str(path)), "", f"cannot be read: {error.strerror}"))
+            data = _contents(path)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self.problems.append(Problem(Origin(layer, str(path)), "", f"cannot be read: {why}"))
             return
         self.files.append(path)
         self.add(data, Origin(layer, str(path)))
@@ -94,8 +95,23 @@ def _read_file(layers: Layers, path: Path) -> None:
 def _resolve(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError):  # a loop of links
+    except (OSError, ValueError, RuntimeError):  # a loop of links, a NUL
         return path
+
+
+def _contents(path: Path) -> bytes:
+    """The bytes of a regular file, one too many when it is too large. A FIFO must not be waited for.
+
+    Raises ``OSError``, or ``ValueError`` with a phrase.
+    """
+    with open(path, "rb", opener=_open) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        return file.read(MAX_FILE + 1)
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _drop_ins(layers: Layers, folder: Path) -> list[Path]:
@@ -103,8 +119,8 @@ def _drop_ins(layers: Layers, folder: Path) -> list[Path]:
         found = sorted(folder.iterdir(), key=lambda path: path.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except OSError as error:
-        layers.problems.append(Problem(Origin(Layer.DROP_IN, str(folder)), "", f"cannot be read: {error.strerror}"))
+    except (OSError, ValueError) as error:
+        layers.problems.append(Problem(Origin(Layer.DROP_IN, str(folder)), "", f"cannot be read: {error}"))
         return []
     if len(found) > MAX_DROP_INS:
         layers.problems.append(Problem(Origin(Layer.DROP_IN, str(folder)), "", f"more than {MAX_DROP_INS} files"))
@@ -119,6 +135,8 @@ def parse(data: bytes) -> tuple[str, dict[str, Any]]:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from error
+    import tomllib  # a pod without a file does not pay for it
+
     try:
         return text, tomllib.loads(text)
     except RecursionError as error:

@@ -1,5 +1,6 @@
 """Layers and their order, origins, what is refused and what is only warned of."""
 
+import os
 import string
 import tomllib
 from pathlib import Path
@@ -122,6 +123,15 @@ def test_load_refuses_a_named_file_that_is_absent(tmp_path):
         load(tmp_path / "absent.toml", b"", None, {})
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "nul"])
+def test_load_refuses_what_is_no_regular_file_without_waiting(tmp_path, kind):
+    path = {"device": Path("/dev/zero"), "directory": tmp_path, "nul": Path("/a\0b")}.get(kind, tmp_path / "fifo")
+    if kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        load(path, b"", None, {})
+
+
 def test_load_refuses_a_relative_path():
     with pytest.raises(InvalidArgument, match="must be an absolute path"):
         load(Path("configuration.toml"), b"", None, {})
@@ -136,7 +146,7 @@ def test_load_refuses_a_loop_of_links(tmp_path):
 
 def test_load_refuses_a_directory_among_drop_ins(file, tmp_path):
     (tmp_path / "config.d" / "sub").mkdir(parents=True)
-    with pytest.raises(InvalidArgument, match=r"drop-in .*/sub: cannot be read: Is a directory"):
+    with pytest.raises(InvalidArgument, match=r"drop-in .*/sub: cannot be read: "):
         load(file, b"", None, {})
 
 
