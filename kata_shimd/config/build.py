@@ -112,7 +112,18 @@ def _derive_guest(values: Values, origin: dict[str, Origin], layers: Layers, qem
             "initrd": guest / "initrd.img",
         }
         origin |= {qemu + "kernel": DERIVED, qemu + "image": DERIVED}
-    values.setdefault(qemu + "rootfs_type", RootfsType.EXT4 if given else RootfsType.SQUASHFS)
+    _derive_rootfs_type(values, origin, layers, RootfsType.EXT4 if given else RootfsType.SQUASHFS, bundled=not given)
+
+
+def _derive_rootfs_type(
+    values: Values, origin: dict[str, Origin], layers: Layers, usual: RootfsType, *, bundled: bool
+) -> None:
+    """The built guest is what it is: Kata's file says ext4 also when it names no image."""
+    dotted = "hypervisor.qemu.rootfs_type"
+    if values.setdefault(dotted, usual) is not usual and bundled:
+        what = f"does not apply to the guest of shimd.guest_dir, which is {usual}"
+        layers.problems.append(Problem(origin[dotted], dotted, what, severity=Severity.WARNING))
+        values[dotted], origin[dotted] = usual, DEFAULT
 
 
 def _tree(values: Values) -> Config:

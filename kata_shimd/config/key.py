@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from kata_shimd.config.kinds import STR, Kind
+from kata_shimd.config.kinds import Kind
 
 HYPERVISOR: Final = "io.katacontainers.config.hypervisor."
 RUNTIME: Final = "io.katacontainers.config.runtime."
@@ -169,4 +169,3 @@ class LoneAnnotation:
     name: str
     meaning: str
     accepted: tuple[str, ...]
-    kind: Kind = STR

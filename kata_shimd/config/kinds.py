@@ -244,7 +244,9 @@ WHOLE_SECONDS: Final = Kind("seconds", integer(1, MAX_SECONDS), go_uint)
 
 def between(low: int, high: int = U32, *, unit: str = "integer", power_of_two: bool = False) -> Kind:
     """An integer within bounds."""
-    return Kind(unit, integer(low, high, power_of_two=power_of_two), go_uint)
+    bounds = f"{low} to {high}" if high < U32 else f"at least {low}"
+    name = f"{unit}, {bounds}" + (", a power of two" if power_of_two else "")
+    return Kind(name, integer(low, high, power_of_two=power_of_two), go_uint)
 
 
 def path_in_globs(path: str, globs: tuple[str, ...]) -> bool:

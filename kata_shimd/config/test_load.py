@@ -313,6 +313,14 @@ def test_configured_guest_has_no_initrd_and_kata_file_system():
     assert hypervisor.rootfs_type is RootfsType.EXT4
 
 
+def test_rootfs_type_of_the_built_guest_cannot_be_configured():
+    loaded = body('[hypervisor.qemu]\nrootfs_type = "ext4"\n')
+    assert loaded.config.hypervisor.rootfs_type is RootfsType.SQUASHFS
+    assert "does not apply to the guest of shimd.guest_dir" in loaded.warnings[0]
+    given = body('[hypervisor.qemu]\nrootfs_type = "erofs"\nkernel = "/k"\nimage = "/i"\n')
+    assert (given.config.hypervisor.rootfs_type, given.warnings) == (RootfsType.EROFS, ())
+
+
 def test_empty_seccompsandbox_keeps_ours_because_kata_ships_it():
     loaded = body('[hypervisor.qemu]\nseccompsandbox = ""\n')
     assert loaded.config.hypervisor.seccompsandbox == defaults().hypervisor.seccompsandbox
