@@ -93,7 +93,6 @@ class _Field:
     name: str
     number: int
     repeated: bool = False
-    rivals: tuple[str, ...] = ()
     kind: _Kind | None = None
     enum: Callable[[int], Any] | None = None
     message: type[Message] | None = None
@@ -119,11 +118,11 @@ class _Table:
     single_messages: tuple[_Field, ...] = field(default=())
 
 
-def _field(name: str, number: int, proto_type: str, hint: Any, **more: Any) -> _Field:
+def _field(name: str, number: int, proto_type: str, hint: Any, repeated: bool = False) -> _Field:
     """A field that is no map; `hint` is what its annotation is about: the message's or the enum's class."""
     if proto_type == "message":
-        return _Field(name, number, message=hint, **more)
-    return _Field(name, number, kind=_KINDS[proto_type], enum=hint if proto_type == "enum" else None, **more)
+        return _Field(name, number, repeated, message=hint)
+    return _Field(name, number, repeated, kind=_KINDS[proto_type], enum=hint if proto_type == "enum" else None)
 
 
 def _map_field(name: str, meta: FieldMetadata, hints: tuple[Any, ...]) -> _Field:
@@ -137,19 +136,19 @@ def _map_field(name: str, meta: FieldMetadata, hints: tuple[Any, ...]) -> _Field
 
 @cache
 def _table(cls: type[Message]) -> _Table:
-    """The table of a class, made once, when it is first used: resolving the annotations takes a while."""
+    """The table of a class, made once, when it is first used: resolving the annotations takes a while.
+
+    The members of a oneof are not told about each other: no oneof of ours has more than one.
+    """
     hints = get_type_hints(cls, vars(sys.modules[cls.__module__]))
-    metas: dict[str, FieldMetadata] = {f.name: f.metadata["betterproto"] for f in fields(cast(Any, cls))}
     table: dict[int, _Field] = {}
-    for name, meta in metas.items():
+    for name, meta in ((f.name, f.metadata["betterproto"]) for f in fields(cast(Any, cls))):
         arguments = get_args(hints[name])
         if meta.proto_type == "map":
             table[meta.number] = _map_field(name, meta, arguments)
-            continue
-        rivals = tuple(n for n, m in metas.items() if meta.group and m.group == meta.group and n != name)
-        hint = arguments[0] if arguments else hints[name]
-        more = {"repeated": bool(meta.repeated), "rivals": rivals}
-        table[meta.number] = _field(name, meta.number, meta.proto_type, hint, **more)
+        else:
+            hint = arguments[0] if arguments else hints[name]
+            table[meta.number] = _field(name, meta.number, meta.proto_type, hint, bool(meta.repeated))
     singles = tuple(f for f in table.values() if f.message and not f.repeated)
     return _Table(cls, table, singles)
 
@@ -224,8 +223,6 @@ class _Decoder:
         if found.repeated:
             values.setdefault(found.name, []).append(found.value(raw))
             return
-        for rival in found.rivals:
-            values.pop(rival, None)
         values[found.name] = found.value(raw)
 
     def delimited(self, found: _Field, wire: int, at: int, end: int, values: Values) -> None:
@@ -244,8 +241,6 @@ class _Decoder:
         if found.repeated:
             values.setdefault(found.name, []).append(_build(table, self.fill(table.by_number, {}, at, end)))
         else:
-            for rival in found.rivals:
-                values.pop(rival, None)
             self.fill(table.by_number, values.setdefault(found.name, {}), at, end)
 
     def entry(self, found: _Field, halves: tuple[_Field, _Field], at: int, end: int, values: Values) -> None:
