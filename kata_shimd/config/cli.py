@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from kata_shimd.config.host import Finding, Verdict, check_host
+from kata_shimd.config.host import Finding, KvmObstacle, Verdict, check_host
 from kata_shimd.config.load import Examined, examine, is_error, load
 from kata_shimd.config.show import SCHEMA_VERSION, as_json, as_toml
 from kata_shimd.errors import ShimError
@@ -63,10 +63,11 @@ def _annotation(text: str) -> tuple[str, str]:
     return name, value
 
 
-def run(args: argparse.Namespace, env_path: Path | None = None) -> int:
-    """Exit code. ``env_path`` is KATA_CONF_FILE, which only the caller may read."""
-    verb = {"show": _show, "check": _check}[args.config_verb]
-    return verb(args, env_path)
+def run(args: argparse.Namespace, env_path: Path | None = None, kvm_obstacle: KvmObstacle | None = None) -> int:
+    """Exit code. ``env_path`` is KATA_CONF_FILE, which only the caller may read; ``kvm_obstacle`` asks about KVM."""
+    if args.config_verb == "show":
+        return _show(args, env_path)
+    return _check(args, env_path, kvm_obstacle)
 
 
 def _show(args: argparse.Namespace, env_path: Path | None) -> int:
@@ -82,9 +83,9 @@ def _show(args: argparse.Namespace, env_path: Path | None) -> int:
     return OK
 
 
-def _check(args: argparse.Namespace, env_path: Path | None) -> int:
+def _check(args: argparse.Namespace, env_path: Path | None, kvm_obstacle: KvmObstacle | None) -> int:
     found = examine(_absolute(args.file), b"", env_path, dict(args.annotation))
-    host = check_host(found.config, found.files) if args.host and found.config else ()
+    host = check_host(found.config, found.files, kvm_obstacle) if args.host and found.config else ()
     report = _report_json if args.output == "json" else _report_text
     sys.stdout.write(report(found, host))
     return WRONG if is_wrong(found, host) else OK

@@ -4,22 +4,15 @@ Owns the questions and their answers as data. Looks, never changes. Must never h
 a verdict without a way out.
 """
 
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
 
-from kata_shimd.config.model import Accelerator, AcceleratorSetting, AgentTransport, Config
+from kata_shimd.config.model import AcceleratorSetting, AgentTransport, Config
 from kata_shimd.errors import NotFound
-
-KVM: Final = Path("/dev/kvm")
-KVM_CREATE_VM: Final = 0xAE01
-#: CPU flags without which KVM cannot run a stock kernel, even where /dev/kvm lets one make a VM (`host.md`).
-VIRTUALISATION: Final = frozenset({"vmx", "svm"})
 
 
 class Verdict(StrEnum):
@@ -38,19 +31,21 @@ class Finding:
     fix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """An accelerator and the reason for it."""
-
-    accelerator: Accelerator
-    why: str
+#: What speaks against KVM here, or nothing: ``vm.accel`` knows, and below this package there is no ``vm``.
+KvmObstacle = Callable[[], str]
 
 
-def check_host(config: Config, files: Iterable[Path] = ()) -> tuple[Finding, ...]:
-    """Everything ``config`` needs from this host; ``files`` are the configuration files it came from."""
+def check_host(
+    config: Config, files: Iterable[Path] = (), kvm_obstacle: KvmObstacle | None = None
+) -> tuple[Finding, ...]:
+    """Everything ``config`` needs from this host; ``files`` are the configuration files it came from.
+
+    The accelerator is looked at only with a ``kvm_obstacle`` to ask.
+    """
     return (
         *_programs(config),
         *_guest(config),
+        *([_accelerator(config.shimd.accelerator, kvm_obstacle)] if kvm_obstacle else []),
         *_devices(config),
         *_sizes(config),
         *(_bind(path) for path in config.runtime.sandbox_bind_mounts),
@@ -70,47 +65,6 @@ def find_virtiofsd(config: Config) -> Path:
         "no such program",
         hint="set virtio_fs_daemon, or install virtiofsd",
     )
-
-
-def kvm_fault(device: Path = KVM) -> str:
-    """Why KVM cannot make a VM; empty when it can. Opening the device is not enough, so a VM is made and dropped."""
-    try:
-        fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        return f"{device}: {error.strerror}"
-    try:
-        os.close(fcntl.ioctl(fd, KVM_CREATE_VM, 0))
-    except OSError as error:
-        return f"{device}: cannot create a VM: {error.strerror}"
-    finally:
-        os.close(fd)
-    return ""
-
-
-def choose_accelerator(
-    setting: AcceleratorSetting, *, kvm: Callable[[], str] = kvm_fault, cpuinfo: Path = Path("/proc/cpuinfo")
-) -> Chosen:
-    """The accelerator to use. An explicit setting wins; auto wants a working /dev/kvm **and** a CPU that can virtualise.
-
-    ``kvm`` says what is wrong with KVM, or nothing.
-    """
-    if setting is not AcceleratorSetting.AUTO:
-        return Chosen(Accelerator(setting.value), "configured")
-    if fault := kvm():
-        return Chosen(Accelerator.TCG, fault)
-    if not VIRTUALISATION & _cpu_flags(cpuinfo):
-        return Chosen(Accelerator.TCG, f"{KVM} works, but the CPU shows neither vmx nor svm")
-    return Chosen(Accelerator.KVM, f"{KVM} works")
-
-
-def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
-    """The first CPU's flags."""
-    try:
-        text = cpuinfo.read_text(errors="replace")
-    except OSError:
-        return frozenset()
-    flags = (line for line in text.splitlines() if line.startswith("flags"))
-    return frozenset(next(flags, "").split())
 
 
 def _programs(config: Config) -> Iterator[Finding]:
@@ -142,21 +96,24 @@ def _guest(config: Config) -> Iterator[Finding]:
 
 
 def _devices(config: Config) -> Iterator[Finding]:
-    setting = config.shimd.accelerator
-    fault = kvm_fault() if setting is AcceleratorSetting.KVM else ""
-    chosen = choose_accelerator(setting)
-    yield Finding(
-        name="accelerator",
-        verdict=Verdict.FAIL if fault else Verdict.PASS,
-        why=fault or f"{chosen.accelerator}: {chosen.why}",
-        fix='load the KVM module, or set accelerator = "auto"' if fault else "",
-    )
     yield _device("tun", Path("/dev/net/tun"), Verdict.FAIL, "load the module tun")
     yield _device("entropy", config.hypervisor.entropy_source, Verdict.FAIL, "set entropy_source")
     if not config.hypervisor.disable_vhost_net:
         yield _device("vhost-net", Path("/dev/vhost-net"), Verdict.WARN, "load vhost_net, or set disable_vhost_net")
     if config.shimd.agent_transport is AgentTransport.VSOCK:
         yield _device("vsock", Path("/dev/vhost-vsock"), Verdict.FAIL, "load the module vhost_vsock")
+
+
+def _accelerator(setting: AcceleratorSetting, kvm_obstacle: KvmObstacle) -> Finding:
+    """Falling back to TCG is fine when nobody asked for KVM, but must be seen: it is many times slower."""
+    if setting is AcceleratorSetting.TCG:
+        return Finding(name="accelerator", verdict=Verdict.PASS, why="tcg: configured")
+    if not (obstacle := kvm_obstacle()):
+        return Finding(name="accelerator", verdict=Verdict.PASS, why="kvm")
+    if setting is AcceleratorSetting.AUTO:
+        return Finding(name="accelerator", verdict=Verdict.WARN, why=f"tcg, slow: {obstacle}", fix="give this host KVM")
+    fix = 'give this host KVM, or set accelerator = "auto"'
+    return Finding(name="accelerator", verdict=Verdict.FAIL, why=obstacle, fix=fix)
 
 
 def _sizes(config: Config) -> Iterator[Finding]:

@@ -1,12 +1,12 @@
-"""What a host has, asked of directories made for the purpose; KVM of the real device where the machine has one."""
+"""What a host has, asked of directories made for the purpose."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kata_shimd.config import Accelerator, defaults
-from kata_shimd.config.host import Verdict, check_host, choose_accelerator, find_virtiofsd, kvm_fault
+from kata_shimd.config import defaults
+from kata_shimd.config.host import Verdict, check_host, find_virtiofsd
 from kata_shimd.config.model import AcceleratorSetting, AgentTransport
 from kata_shimd.errors import NotFound
 
@@ -108,46 +108,22 @@ def test_find_virtiofsd_names_every_place(config):
         find_virtiofsd(changed(config, virtio_fs_daemon=(Path("/nonexistent/a"), Path("/nonexistent/b"))))
 
 
-# The accelerator (`host.md`): a device that makes VMs is not enough, the CPU must virtualise too.
-
-
-@pytest.fixture
-def cpuinfo(tmp_path):
-    def write(flags):
-        path = tmp_path / "cpuinfo"
-        path.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n\nprocessor\t: 1\n")
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(
-    ("fault", "flags", "accelerator"),
+    ("setting", "obstacle", "verdict", "why"),
     [
-        ("", "vmx", Accelerator.KVM),
-        ("", "svm", Accelerator.KVM),
-        ("", "", Accelerator.TCG),
-        ("/dev/kvm: Permission denied", "vmx", Accelerator.TCG),
+        (AcceleratorSetting.AUTO, "", Verdict.PASS, "kvm"),
+        (AcceleratorSetting.AUTO, "no vmx", Verdict.WARN, "tcg, slow: no vmx"),
+        (AcceleratorSetting.KVM, "", Verdict.PASS, "kvm"),
+        (AcceleratorSetting.KVM, "no vmx", Verdict.FAIL, "no vmx"),
+        (AcceleratorSetting.TCG, "no vmx", Verdict.PASS, "tcg: configured"),
     ],
 )
-def test_auto_takes_kvm_only_with_a_working_device_and_a_cpu_for_it(cpuinfo, fault, flags, accelerator):
-    chosen = choose_accelerator(AcceleratorSetting.AUTO, kvm=lambda: fault, cpuinfo=cpuinfo(flags))
-    assert chosen.accelerator is accelerator
-    assert chosen.why
+def test_missing_kvm_fails_only_when_kvm_was_asked_for(config, setting, obstacle, verdict, why):
+    asked = replace(config, shimd=replace(config.shimd, accelerator=setting))
+    (finding,) = [found for found in check_host(asked, kvm_obstacle=lambda: obstacle) if found.name == "accelerator"]
+    assert (finding.verdict, finding.why) == (verdict, why)
+    assert bool(finding.fix) is (verdict is not Verdict.PASS)
 
 
-@pytest.mark.parametrize("setting", [AcceleratorSetting.KVM, AcceleratorSetting.TCG])
-def test_explicit_accelerator_wins_without_a_look(setting):
-    def never():
-        raise AssertionError("must not look")
-
-    assert choose_accelerator(setting, kvm=never).accelerator == setting.value
-
-
-def test_no_cpuinfo_means_tcg(tmp_path):
-    assert choose_accelerator(AcceleratorSetting.AUTO, kvm=str, cpuinfo=tmp_path / "x").accelerator is Accelerator.TCG
-
-
-def test_kvm_fault_says_what_is_wrong_with_a_device(tmp_path):
-    assert kvm_fault(tmp_path / "kvm") == f"{tmp_path / 'kvm'}: No such file or directory"
-    assert kvm_fault(Path("/dev/null")) == "/dev/null: cannot create a VM: Inappropriate ioctl for device"
+def test_accelerator_is_left_out_when_nobody_can_be_asked(config):
+    assert "accelerator" not in verdicts(config)
