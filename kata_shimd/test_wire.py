@@ -274,6 +274,8 @@ def test_map_entry_without_value_has_the_zero():
 def test_unknown_fields_are_dropped_and_unknown_enum_members_kept():
     assert wire.encode(wire.decode(task.CreateTaskResponse, b"\x08\x05\x78\x01\x7a\x02ab")) == b"\x08\x05"
     assert wire.decode(bootstrap.BootstrapParams, b"\x18\xfe" + b"\xff" * 8 + b"\x01").log_level == -2
+    known = wire.decode(bootstrap.BootstrapParams, b"\x18\x04").log_level
+    assert (known, type(known)) == (bootstrap.LogLevel.WARN, bootstrap.LogLevel)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
@@ -115,7 +115,7 @@ class _Table:
 
     cls: type[Message]
     by_number: dict[int, _Field]
-    single_messages: tuple[_Field, ...] = field(default=())
+    single_messages: tuple[_Field, ...]
 
 
 def _field(name: str, number: int, proto_type: str, hint: Any, repeated: bool = False) -> _Field:
