@@ -126,7 +126,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     abandonment = Abandonment(parts.group, pod.abandon)
     server = Server(
         listener,
-        services(TaskService(pod, on_shutdown=lambda: None), abandonment),
+        services(TaskService(pod), abandonment),
         boundary=boundary(parts.journal.write),
         on_lost=abandonment.lost,
     )

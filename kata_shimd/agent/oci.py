@@ -62,7 +62,7 @@ def _convert(cls: type, value: Any, path: str) -> Any:
         where = f"{path}.{key}" if path else str(key)
         folded = _fold(str(key))
         target = fields.get(_RENAMED.get(folded, folded))
-        if item is None:
+        if item is None or where in _MAY_GO:
             continue
         if target is None:
             _refuse(where, item)
@@ -72,7 +72,7 @@ def _convert(cls: type, value: Any, path: str) -> Any:
 
 
 def _refuse(where: str, item: Any) -> None:
-    if where not in _MAY_GO and item not in ({}, [], "", False, 0):
+    if item not in ({}, [], "", False, 0):
         raise Unimplemented("convert spec", where, "the guest's agent has no field for it", hint="leave it out")
 
 

@@ -31,13 +31,6 @@ NO_STDIO = Stdio()
 PROCESS = {"args": ["true"], "cwd": "/"}
 
 
-async def until(condition):
-    """Let the other tasks run until something is so; a test that never gets there fails by its time limit."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - there is no event for what is inside the fake guest
-            await asyncio.sleep(0)
-
-
 class World:
     """A pod with its south, and the shortest way to say what a test does."""
 
@@ -148,14 +141,14 @@ async def test_stdin_is_copied_whole_and_closed_after_close_io(world):
         w.streams.sources["in"].data.put_nowait(b"0123456789" * 3)
         w.pod.container("c1").init.close_stdin()
         process = w.guest.process("c1")
-        await until(lambda: process.stdin_closed)
+        await testing.until(lambda: process.stdin_closed)
         assert process.stdin == b"0123456789" * 3
 
 
 async def test_no_stdin_closes_the_guests_at_once(world):
     async with world() as w:
         await w.running()
-        await until(lambda: w.guest.process("c1").stdin_closed)
+        await testing.until(lambda: w.guest.process("c1").stdin_closed)
         w.pod.container("c1").init.close_stdin()  # and CloseIO does nothing
 
 
@@ -354,7 +347,7 @@ async def test_memory_event_is_told(world):
     async with world() as w:
         await w.running()
         w.guest.oom.put_nowait("c1")
-        await until(lambda: "OutOfMemory" in w.events.names())
+        await testing.until(lambda: "OutOfMemory" in w.events.names())
 
 
 async def test_stats_answers_for_a_stopped_container(world):

@@ -5,7 +5,7 @@ ends a process. `integration/` runs the same domain against the real one.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,13 @@ from kata_shimd.errors import AgentRefused, Code, Unavailable
 from kata_shimd.pod.events import Event
 from kata_shimd.pod.storage import RootfsShare, Share
 from kata_shimd.pod.values import GuestStorage, Sandbox, VmExit
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the other tasks run until something is so; a test that never gets there fails by its time limit."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - there is no event for what is inside
+            await asyncio.sleep(0)
 
 
 @dataclass

@@ -17,9 +17,8 @@ from kata_shimd.task import stats, translate
 class TaskService:
     """containerd.task.v2.Task and containerd.task.v3.Task over one pod."""
 
-    def __init__(self, pod: Pod, *, on_shutdown: Callable[[], None]) -> None:
+    def __init__(self, pod: Pod) -> None:
         self._pod = pod
-        self._on_shutdown = on_shutdown
 
     def state(self, request: task.StateRequest) -> task.StateResponse:
         """From memory, whatever the guest does."""
@@ -102,8 +101,7 @@ class TaskService:
 
     def shutdown(self, request: task.ShutdownRequest) -> wkt.Empty:
         """A hint: containerd sends it after each task, the pod ends with its last one."""
-        if self._pod.shutdown():
-            self._on_shutdown()
+        self._pod.shutdown()
         return wkt.Empty()
 
 

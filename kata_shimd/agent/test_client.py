@@ -1,0 +1,122 @@
+"""The agent's client against a ttrpc server in memory, which is as hostile as a guest can be."""
+
+import asyncio
+import socket
+from functools import partial
+
+import pytest
+
+from kata_shimd import wire
+from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.api import agent as pb
+from kata_shimd.api import wkt
+from kata_shimd.api.services import agent as rpcs
+from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from kata_shimd.ttrpc.server import Server
+from kata_shimd.ttrpc.service import Method, Service
+
+
+class Guest:
+    """Serves what ``answers`` says, by method name; the last request is kept."""
+
+    def __init__(self, **answers) -> None:
+        self.requests = []
+        self.services = [
+            Service(
+                rpcs.SERVICE.name,
+                {
+                    rpc.name: Method(
+                        handler=partial(self._answer, answers[rpc.name]),
+                        decode=partial(wire.decode, rpc.request),
+                        encode=lambda reply: reply if isinstance(reply, bytes) else wire.encode(reply),
+                    )
+                    for rpc in rpcs.SERVICE
+                    if rpc.name in answers
+                },
+            )
+        ]
+
+    async def _answer(self, answer, _call, request):
+        self.requests.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is None:
+            await asyncio.Event().wait()
+        return answer
+
+
+async def talk(guest, work, deadline=5.0):
+    ours, theirs = socket.socketpair()
+    async with Server(None, guest.services, drain_budget=0) as server:
+        server.adopt(theirs)
+        agent = AgentClient(ours, Deadlines(deadline, deadline, deadline))
+        try:
+            return await work(agent)
+        finally:
+            agent.close()
+
+
+@pytest.mark.parametrize(("said", "meant"), [(0, 0), (137, 137), (255, 255), (256, 255), (-1, 255), (2**31 - 1, 255)])
+async def test_exit_status_out_of_range_is_255(said, meant):
+    guest = Guest(WaitProcess=pb.WaitProcessResponse(status=said))
+    assert await talk(guest, lambda agent: agent.wait_process("c", "")) == meant
+    assert guest.requests[0].exec_id == "c"
+
+
+async def test_more_output_than_asked_for_is_cut():
+    guest = Guest(ReadStdout=pb.ReadStreamResponse(data=b"x" * 100))
+    assert await talk(guest, lambda agent: agent.read_stdout("c", "", 10)) == b"x" * 10
+
+
+@pytest.mark.parametrize("taken", [0, 4, 2**32 - 1])
+async def test_a_lie_about_stdin_is_refused(taken):
+    guest = Guest(WriteStdin=pb.WriteStreamResponse(len=taken))
+    with pytest.raises(AgentRefused, match="it says it took"):
+        await talk(guest, lambda agent: agent.write_stdin("c", "", b"abc"))
+
+
+async def test_status_of_the_guest_is_kept_and_its_text_made_harmless():
+    guest = Guest(StartContainer=NotFound("start", "c", "no\x1b[31m such\nthing"))
+    with pytest.raises(AgentRefused, match=r"agent StartContainer: c: start: c: no \[31m such thing") as caught:
+        await talk(guest, lambda agent: agent.start_container("c"))
+    assert caught.value.code is Code.NOT_FOUND
+
+
+async def test_no_answer_is_deadline_exceeded():
+    guest = Guest(StartContainer=None)
+    with pytest.raises(DeadlineExceeded, match=r"agent StartContainer: c: no answer within 0\.05 s"):
+        await talk(guest, lambda agent: agent.start_container("c"), deadline=0.05)
+
+
+async def test_garbage_is_refused():
+    guest = Guest(WaitProcess=b"\x0a\xff\xff")
+    with pytest.raises(InvalidArgument):
+        await talk(guest, lambda agent: agent.wait_process("c", ""))
+
+
+async def test_a_lost_channel_fails_every_call_and_is_told():
+    ours, theirs = socket.socketpair()
+    agent = AgentClient(ours, Deadlines())
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(_lost(agent.wait_process("c", "")))
+        gone = group.create_task(agent.gone())
+        await asyncio.sleep(0)
+        theirs.close()
+        await waiting
+        assert await gone
+
+
+async def _lost(call):
+    with pytest.raises(Unavailable, match="the channel to the guest is lost"):
+        await call
+
+
+async def test_spec_reaches_the_guest():
+    guest = Guest(CreateContainer=wkt.Empty())
+    spec = {"process": {"args": ["a", ""], "cwd": "/", "oomScoreAdj": -5}, "linux": {"namespaces": [{"type": "pid"}]}}
+    await talk(guest, lambda agent: agent.create_container("c", spec, (), sandbox_pidns=True))
+    (request,) = guest.requests
+    assert request.oci.process.args == ["a", ""]
+    assert request.oci.process.oom_score_adj == -5
+    assert request.oci.linux.namespaces[0].type == "pid"
+    assert request.sandbox_pidns

@@ -1,0 +1,177 @@
+"""The Task service over ttrpc, on a pod with a guest in memory: codes, both versions, and what containerd relies on."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kata_shimd import wire
+from kata_shimd.api import pod as pod_pb
+from kata_shimd.api import wkt
+from kata_shimd.api.services import pod as pod_rpcs
+from kata_shimd.api.services import task_v2, task_v3
+from kata_shimd.errors import Code
+from kata_shimd.pod import testing
+from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.test_pod import BUDGETS, PROCESS
+from kata_shimd.task.abandon import Abandonment
+from kata_shimd.task.boundary import boundary
+from kata_shimd.task.service import TaskService
+from kata_shimd.task.serving import services
+from kata_shimd.ttrpc import RpcError
+from kata_shimd.ttrpc.testing import memory_pair
+
+
+class Shim:
+    """A client of a served pod."""
+
+    def __init__(self, client, pod, starter, notes, tmp) -> None:
+        self.client, self.pod, self.starter, self.notes, self.tmp = client, pod, starter, notes, tmp
+
+    async def __call__(self, rpc, **fields):
+        reply = await self.client.call(rpc.service, rpc.name, wire.encode(rpc.request(**fields)), timeout=5)
+        return wire.decode(rpc.response, reply)
+
+    async def create(self, name="c1", service=task_v2, **fields):
+        bundle = self.tmp / name
+        (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
+        (bundle / "config.json").write_text(json.dumps({"process": PROCESS, "root": {"path": "rootfs"}}))
+        return await self(service.CREATE, id=name, bundle=str(bundle), **fields)
+
+    async def code(self, rpc, **fields):
+        with pytest.raises(RpcError) as caught:
+            await self(rpc, **fields)
+        return caught.value.code
+
+
+@pytest.fixture
+def shim(tmp_path):
+    class Done(Exception):
+        pass
+
+    @asynccontextmanager
+    async def make():
+        starter, notes = testing.Starter(), []
+        try:
+            async with asyncio.TaskGroup() as group:
+                south = South(starter, testing.Files(), testing.Streams(), testing.Events())
+                pod = Pod(south, group, BUDGETS, note=lambda event, **more: notes.append((event, more)))
+                pod.begin()
+                abandonment = Abandonment(group, pod.abandon)
+                table = services(TaskService(pod), abandonment)
+                async with memory_pair(
+                    table, boundary=boundary(pod._note), on_lost=abandonment.lost, drain_budget=0
+                ) as (client, _):
+                    yield Shim(client, pod, starter, notes, tmp_path)
+                raise Done
+        except* Done:
+            pass
+
+    return make
+
+
+@pytest.mark.parametrize("service", [task_v2, task_v3], ids=["v2", "v3"])
+async def test_both_versions_are_one_service(shim, service):
+    async with shim() as s:
+        assert (await s.create(service=service)).pid == testing.Machine.pid
+        assert (await s(service.START, id="c1")).pid == testing.Machine.pid
+        state = await s(service.STATE, id="c1")
+        assert (state.status, state.id, state.pid) == (2, "c1", testing.Machine.pid)
+        await s(service.KILL, id="c1", signal=15)
+        assert (await s(service.WAIT, id="c1")).exit_status == 143
+        gone = await s(service.DELETE, id="c1")
+        assert gone.exit_status == 143 and gone.exited_at.seconds > 0
+        await s(service.SHUTDOWN, id="c1")
+        assert s.pod.stopping.is_set()
+
+
+@pytest.mark.parametrize(
+    "rpc",
+    [r for r in task_v2.SERVICE if r.name not in ("Connect", "Shutdown", "Create", "Checkpoint")],
+    ids=lambda r: r.name,
+)
+async def test_unknown_container_is_not_found(shim, rpc):
+    async with shim() as s:
+        extra = {"resources": wkt.Any(value=b"{}")} if rpc.name == "Update" else {}
+        assert await s.code(rpc, id="nope", **extra) is Code.NOT_FOUND
+
+
+async def test_connect_answers_for_an_unknown_container(shim):
+    async with shim() as s:
+        reply = await s(task_v2.CONNECT, id="nope")
+        assert reply.shim_pid > 0 and reply.task_pid == 0
+
+
+async def test_checkpoint_is_unimplemented(shim):
+    async with shim() as s:
+        assert await s.code(task_v2.CHECKPOINT, id="c1") is Code.UNIMPLEMENTED
+        assert await s.code(task_v2.CREATE, id="c1", checkpoint="/x") is Code.UNIMPLEMENTED
+
+
+async def test_pids_is_never_empty_for_a_live_or_stopped_task(shim):
+    async with shim() as s:
+        await s.create()
+        assert [p.pid for p in (await s(task_v2.PIDS, id="c1")).processes] == [testing.Machine.pid]
+        await s(task_v2.KILL, id="c1", signal=9)
+        await s(task_v2.WAIT, id="c1")
+        assert (await s(task_v2.PIDS, id="c1")).processes
+
+
+async def test_exec_process_that_is_no_json_is_invalid(shim):
+    async with shim() as s:
+        await s.create()
+        await s(task_v2.START, id="c1")
+        assert await s.code(task_v2.EXEC, id="c1", exec_id="e", spec=wkt.Any(value=b"{")) is Code.INVALID_ARGUMENT
+        assert await s.code(
+            task_v2.EXEC, id="c1", exec_id="../e", spec=wkt.Any(value=json.dumps(PROCESS).encode())
+        ) is (Code.INVALID_ARGUMENT)
+
+
+async def test_state_answers_while_create_waits_for_the_boot(shim):
+    async with shim() as s, asyncio.TaskGroup() as group:
+        s.starter.hold.clear()
+        creating = group.create_task(s.create())
+        await asyncio.sleep(0)
+        assert await s.code(task_v2.STATE, id="c1") is Code.NOT_FOUND
+        s.starter.hold.set()
+        await creating
+
+
+async def test_create_is_finished_although_its_caller_gave_up(shim):
+    async with shim() as s, asyncio.TaskGroup() as group:
+        s.starter.hold.clear()
+        creating = group.create_task(s.create())
+        await testing.until(lambda: s.pod._creating)
+        creating.cancel()
+        s.starter.hold.set()
+        await testing.until(lambda: "c1" in s.pod.containers)
+
+
+async def test_a_bug_is_unknown_and_names_where_to_look(shim, monkeypatch):
+    async with shim() as s:
+        monkeypatch.setattr(s.pod, "create", None)
+        with pytest.raises(RpcError, match="this is a bug") as caught:
+            await s.create()
+        assert caught.value.code is Code.UNKNOWN
+
+
+async def test_every_rpc_is_in_the_journal_with_its_error(shim):
+    async with shim() as s:
+        await s.code(task_v2.KILL, id="nope", signal=9)
+        event, more = s.notes[-1]
+        assert (event, more["rpc"], more["code"]) == ("rpc", "Kill", "NOT_FOUND")
+        assert "no such container" in more["error"]
+
+
+async def test_abandon_does_no_harm_while_containerd_holds_the_container(shim):
+    async with shim() as s:
+        await s.create()
+        await s(task_v2.START, id="c1")
+        rpc = pod_rpcs.ABANDON
+        await s.client.call(rpc.service, rpc.name, wire.encode(pod_pb.AbandonRequest(id="c1")))
+        await asyncio.sleep(0)
+        assert "c1" in s.pod.containers
+        s.client.close()
+        await testing.until(lambda: not s.pod.containers)
+        assert s.pod.stopping.is_set()
