@@ -7,9 +7,9 @@ values each of them takes. Nothing is decided here that a test would want to var
 import asyncio
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kata_shimd import wire
 from kata_shimd.agent.client import AgentClient, Deadlines
@@ -17,7 +17,7 @@ from kata_shimd.api import bootstrap as pb
 from kata_shimd.api import runtime_options, wkt
 from kata_shimd.config import Loaded, options
 from kata_shimd.config import load as load_config
-from kata_shimd.config.model import Config, Timeouts
+from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.errors import InvalidArgument
 from kata_shimd.host.files import HostFiles
 from kata_shimd.host.process import Gate
@@ -36,6 +36,7 @@ from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
+from kata_shimd.vmspec import vm_budgets, vm_spec
 
 if TYPE_CHECKING:
     from kata_shimd.daemon import Arguments
@@ -71,7 +72,8 @@ def configure(bundle: Path, bootstrap: bytes, env_path: str | None) -> Loaded:
     """
     source = _options(bootstrap)
     notes = oci.annotations(oci.load(bundle))
-    return load_config(source.config_path, source.config_body, Path(env_path) if env_path else None, notes)
+    loaded = load_config(source.config_path, source.config_body, Path(env_path) if env_path else None, notes)
+    return replace(loaded, warnings=(*source.warnings, *loaded.warnings))
 
 
 def _options(bootstrap: bytes) -> options.ConfigSource:
@@ -106,9 +108,9 @@ def _decode_options(value: bytes) -> tuple[str, bytes]:
 
 def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> Shim:
     """Make the pod and its server. Nothing runs yet."""
-    choice = accel.choose(parts.loaded.config.shimd.accelerator)
+    choice = accel.choose(accel.Setting(parts.loaded.config.shimd.accelerator.value))
     parts.journal.write("accelerator", choice=str(choice.accelerator), why=choice.why)
-    timeouts = parts.loaded.config.deadlines(choice.accelerator)
+    timeouts = parts.loaded.config.deadlines(Accelerator(choice.accelerator.value))
     publisher = EventPublisher(parts.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)
     south = South(
         vmm=Booter(arguments, parts, choice, timeouts),
@@ -181,7 +183,3 @@ class Booter:
             storages=(GuestStorage("virtio-fs", "kataShared", "virtiofs", str(GUEST_SHARED) + "/"),),
             kernel_modules=self._parts.loaded.config.agent.kernel_modules,
         )
-
-
-def vm_spec(sandbox_id: str, config: Config, choice: accel.Choice) -> Any:
-    raise NotImplementedError

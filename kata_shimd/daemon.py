@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from kata_shimd import assembly, fds, log
+from kata_shimd.config import Loaded
 from kata_shimd.config.model import EventLoop
 from kata_shimd.errors import ShimError
 from kata_shimd.journal import Journal
@@ -99,7 +100,7 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
     return uvloop.Loop
 
 
-async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: assembly.Loaded) -> None:
+async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded) -> None:
     ledger = Ledger(arguments.pod_dir, die_at=_die_at(os.environ))
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",

@@ -41,7 +41,7 @@ class HostFiles:
         self._mount(container_id, Mount("bind", str(share.source), options), target)
 
     async def undo_container(self, container_id: str) -> None:
-        argv = [self._launcher, "undo", self._ledger.pod_dir, container_scope(container_id)]
+        argv: tuple[str | Path, ...] = (self._launcher, "undo", self._ledger.pod_dir, container_scope(container_id))
         status, said = await process.run(argv, what="undo")
         self._ledger.refresh()
         self._directories.pop(container_id, None)

@@ -1,0 +1,79 @@
+"""From the configuration to the VM that it asks for. Part of the composition: config knows no VM, and the VM no configuration."""
+
+import os
+import uuid
+from pathlib import Path
+
+from kata_shimd.config.model import AgentTransport, Config, HypervisorConfig, Timeouts
+from kata_shimd.vm import accel
+from kata_shimd.vm.spec import SANDBOX, Budgets, CacheMode, ExtraMonitor, ShareSpec, Transport, VmSpec
+
+
+def vm_spec(sandbox_id: str, config: Config, choice: accel.Choice) -> VmSpec:
+    """The pod's VM. An image without an initrd boots by itself, as Kata's do, from its first partition."""
+    hypervisor, cpus = config.hypervisor, os.cpu_count() or 1
+    return VmSpec(
+        name=f"sandbox-{sandbox_id}",
+        uuid=str(uuid.uuid4()),
+        qemu=hypervisor.path,
+        accelerator=choice.accelerator,
+        kernel=hypervisor.kernel,
+        image=hypervisor.image,
+        initrd=hypervisor.initrd,
+        image_fstype=hypervisor.rootfs_type.value,
+        image_partition=0 if hypervisor.initrd else 1,
+        kernel_params=(*hypervisor.kernel_params, *_agent_params(config)),
+        vcpus=hypervisor.boot_vcpus(cpus),
+        max_vcpus=hypervisor.max_vcpus(cpus),
+        memory_mib=hypervisor.default_memory_mib,
+        max_memory_mib=hypervisor.max_memory_mib(_host_memory_mib()),
+        memory_slots=hypervisor.memory_slots,
+        machine_options=hypervisor.machine_accelerators,
+        cpu_features=hypervisor.cpu_features,
+        sandbox=hypervisor.seccompsandbox or SANDBOX,
+        transport=transport(config.shimd.agent_transport),
+        entropy=hypervisor.entropy_source,
+        extra_monitor=ExtraMonitor(hypervisor.extra_monitor_socket.value),
+        debug=hypervisor.enable_debug,
+        console_log_bytes=config.shimd.console_log_size_kib << 10,
+        share=_share(hypervisor),
+    )
+
+
+def _share(hypervisor: HypervisorConfig) -> ShareSpec:
+    return ShareSpec(
+        programs=hypervisor.virtio_fs_daemon,
+        cache=CacheMode(hypervisor.virtio_fs_cache.value),
+        queue_size=hypervisor.virtio_fs_queue_size,
+        extra_args=hypervisor.virtio_fs_extra_args,
+    )
+
+
+def _agent_params(config: Config) -> tuple[str, ...]:
+    """What the agent reads from the kernel's command line (`kata.md` §3.6)."""
+    params = ["agent.log=debug"] if config.agent.enable_debug else []
+    if config.agent.launch_process_timeout_s is not None:
+        params.append(f"agent.launch_process_timeout={config.agent.launch_process_timeout_s}")
+    return tuple(params)
+
+
+def transport(setting: AgentTransport) -> Transport:
+    """`auto` is vsock where the host has it for guests, else virtio-serial."""
+    if setting is not AgentTransport.AUTO:
+        return Transport(setting.value)
+    return Transport.VSOCK if Path("/dev/vhost-vsock").exists() else Transport.VIRTIO_SERIAL
+
+
+def vm_budgets(timeouts: Timeouts) -> Budgets:
+    """The VM's share of the deadlines."""
+    return Budgets(
+        qmp=timeouts.qmp,
+        dial=timeouts.dial_agent,
+        hello_interval=timeouts.hello_interval,
+        quit=timeouts.stop_quit,
+        term=timeouts.stop_term,
+    )
+
+
+def _host_memory_mib() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
