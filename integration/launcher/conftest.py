@@ -72,8 +72,9 @@ def cgroups() -> Iterator[list[Path]]:
     groups = [root / f"launcher-{secrets.token_hex(4)}" for root in roots]
     for group in groups:
         group.mkdir()
-        for name in ("cpuset.cpus", "cpuset.mems"):  # v1: empty until somebody says, and then nobody may enter
-            if (group / name).exists():
+        if (group / "cpuset.cpus").exists():  # v1: children start empty unless told, and then nobody may enter them
+            (group / "cgroup.clone_children").write_text("1")
+            for name in ("cpuset.cpus", "cpuset.mems"):
                 (group / name).write_text((group.parent / name).read_text())
     yield groups
     for group in groups:

@@ -5,14 +5,15 @@ import os
 import pwd
 import signal
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from integration.launcher.conftest import LAUNCHER
 
+#: Debian's own, which other users may run too.
+PYTHON: Final = "/usr/bin/python3"
 #: Prints what a process can see of itself.
 LOOK = """
 import json, os, resource
@@ -26,7 +27,7 @@ print(json.dumps({
 """
 
 
-def gate(*words: str | Path, let_through: bool = True, argv: tuple[str, ...] = (sys.executable, "-ISc", LOOK)) -> Any:
+def gate(*words: str | Path, let_through: bool = True, argv: tuple[str, ...] = (PYTHON, "-ISc", LOOK)) -> Any:
     """Run the gate with these options; the finished process, with its pid."""
     reader, writer = os.pipe()
     child = subprocess.Popen(
