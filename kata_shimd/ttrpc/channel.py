@@ -26,7 +26,7 @@ class Limits:
 
     max_data: int = 4 << 20  # of one frame
     max_streams: int = 4096  # calls at once
-    stream_messages: int = 256  # received on one stream and not yet taken
+    stream_messages: int = 16 << 10  # received on one stream and not yet taken; one read can bring READ_SIZE / 10
     stream_bytes: int = 8 << 20
     write_high: int = 1 << 20  # unsent: above it, streams and callers wait
     write_low: int = 256 << 10  # unsent: below it, they go on
@@ -88,6 +88,7 @@ class FrameSink:
         self._queue: deque[memoryview] = deque()
         self._queued = 0
         self._taken = 0  # bytes that the descriptor has ever taken
+        self._since_turn = 0  # bytes written since a sender last gave the others a turn
         self._corked = False
         self._waiting = False  # for the descriptor to become writable
         self._stall: asyncio.TimerHandle | None = None
@@ -115,13 +116,18 @@ class FrameSink:
             return
         self._queue.append(memoryview(data))
         self._queued += len(data)
+        self._since_turn += len(data)
         if not (self._corked or self._waiting):
             self._flush()
 
     async def drained(self) -> None:
-        """Wait until there is room again. Raises Unavailable when the connection breaks meanwhile."""
+        """Wait until there is room again; give the others a turn now and then even so, for a sender that never has to wait
+        would keep the loop to itself. Raises Unavailable when the connection breaks meanwhile."""
         if self.congested:
             await self._below(self._limits.write_low)
+        elif self._since_turn > READ_SIZE:
+            self._since_turn = 0
+            await asyncio.sleep(0)
 
     async def flushed(self) -> None:
         """Wait until the descriptor has taken everything. Raises Unavailable when the connection breaks meanwhile."""

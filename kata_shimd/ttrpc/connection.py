@@ -9,6 +9,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, Final
 
 from ..errors import Code, DeadlineExceeded, InvalidArgument, ResourceExhausted, ShimError, Unavailable, Unimplemented
@@ -117,7 +118,8 @@ class ServerConnection:
         deadline = now() + request.timeout_nano / 1e9 if request.timeout_nano else None
         call = Call(self.name, stream, request.service, request.method, request.metadata, deadline)
         if method.immediate:
-            self._commit(stream, self._run_now(call, method, request.payload))
+            # In a context of its own, as a task would be: what the handler sets must not stick to the reader.
+            self._commit(stream, copy_context().run(self._run_now, call, method, request.payload))
         else:
             self._begin(call, method, event)
 

@@ -70,34 +70,34 @@ class Response:
 
 def decode_request(data: bytes) -> Request:
     """Raises `Malformed`."""
-    service = method = payload = b""
+    service = method = ""
+    payload = b""
     timeout = 0
     pairs: list[bytes] = []
     for tag, value in _fields(data):
         if tag == 0x0A:
-            service = cast(bytes, value)
+            service = _text(value)
         elif tag == 0x12:
-            method = cast(bytes, value)
+            method = _text(value)
         elif tag == 0x1A:
             payload = cast(bytes, value)
         elif tag == 0x20:
             timeout = _signed(cast(int, value), 64)
         elif tag == 0x2A:
             pairs.append(cast(bytes, value))
-    return Request(_text(service), _text(method), payload, timeout, _decode_metadata(pairs) if pairs else NO_METADATA)
+    return Request(service, method, payload, timeout, _decode_metadata(pairs) if pairs else NO_METADATA)
 
 
 def decode_response(data: bytes) -> Response:
     """Raises `Malformed`."""
-    status: bytes | None = None
+    statuses: list[bytes] = []
     payload = b""
     for tag, value in _fields(data):
         if tag == 0x0A:
-            # A sub-message that comes twice is merged, and merging is decoding the concatenation.
-            status = (status or b"") + cast(bytes, value)
+            statuses.append(cast(bytes, value))
         elif tag == 0x12:
             payload = cast(bytes, value)
-    return Response(None if status is None else _decode_status(status), payload)
+    return Response(_merge_status(statuses) if statuses else None, payload)
 
 
 def encode_request(request: Request) -> bytes:
@@ -127,36 +127,44 @@ def _decode_metadata(pairs: list[bytes]) -> Metadata:
 
 
 def _decode_pair(data: bytes) -> tuple[str, str]:
-    key = value = b""
-    for tag, field in _fields(data):
+    key = value = ""
+    for tag, found in _fields(data):
         if tag == 0x0A:
-            key = cast(bytes, field)
+            key = _text(found)
         elif tag == 0x12:
-            value = cast(bytes, field)
-    return _text(key), _text(value)
+            value = _text(found)
+    return key, value
+
+
+def _merge_status(parts: list[bytes]) -> Status:
+    """A sub-message that comes more than once is merged, which is to decode the concatenation of parts that are whole."""
+    if len(parts) > 1:
+        for part in parts:
+            _decode_status(part)
+    return _decode_status(b"".join(parts))
 
 
 def _decode_status(data: bytes) -> Status:
-    code, message = 0, b""
+    code, message = 0, ""
     details: list[Detail] = []
     for tag, value in _fields(data):
         if tag == 0x08:
             code = _signed(cast(int, value), 32)
         elif tag == 0x12:
-            message = cast(bytes, value)
+            message = _text(value)
         elif tag == 0x1A:
             details.append(_decode_detail(cast(bytes, value)))
-    return Status(code, _text(message), tuple(details))
+    return Status(code, message, tuple(details))
 
 
 def _decode_detail(data: bytes) -> Detail:
-    type_url = value = b""
-    for tag, field in _fields(data):
+    type_url, value = "", b""
+    for tag, found in _fields(data):
         if tag == 0x0A:
-            type_url = cast(bytes, field)
+            type_url = _text(found)
         elif tag == 0x12:
-            value = cast(bytes, field)
-    return Detail(_text(type_url), value)
+            value = cast(bytes, found)
+    return Detail(type_url, value)
 
 
 def _encode_status(status: Status) -> bytes:
@@ -214,9 +222,9 @@ def _signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
-def _text(data: bytes) -> str:
+def _text(value: int | bytes) -> str:
     try:
-        return data.decode()
+        return cast(bytes, value).decode()
     except UnicodeDecodeError as error:
         raise Malformed("a string that is not UTF-8") from error
 

@@ -1,0 +1,1 @@
+"""Our ttrpc against the implementations of containerd (Go) and of Kata (Rust)."""
