@@ -18,7 +18,7 @@ from kata_shimd.image import debian, kernel, rootfs
 from kata_shimd.image.cpio import Entry, archive
 from kata_shimd.image.debian import Package
 from kata_shimd.image.manifest import Manifest, parse
-from kata_shimd.image.modules import Module, ModuleTree, load_order
+from kata_shimd.image.modules import Module, ModuleTree, boot_lines, load_order, unsigned
 from kata_shimd.image.store import MANIFEST, Store, os_errors
 from kata_shimd.image.tool import run, version_line
 
@@ -129,8 +129,9 @@ def _compose(plan: Plan, work: Path, finished: Path, say: Say) -> dict[str, Any]
     """Writes the guest's files and returns its record."""
     found = kernel.find_kernel(work / "kernel")
     tree = ModuleTree(found.modules)
-    initrd = load_order(plan.manifest.initrd.modules, tree.read)
-    trivial = load_order(plan.manifest.initrd.trivial_modules, tree.read)
+    part = plan.manifest.initrd
+    initrd = boot_lines(part.modules, part.device_modules, tree.read)
+    trivial = boot_lines(part.trivial_modules, {}, tree.read)
     with _timed(say, f"unpacking kernel {found.release}"):
         _write(finished / KERNEL, kernel.unpack(found.image.read_bytes(), found.image.name))
     _write(finished / INITRD, make_initrd(plan.programs["init"], initrd, tree))
@@ -143,7 +144,7 @@ def _compose(plan: Plan, work: Path, finished: Path, say: Say) -> dict[str, Any]
         "digest": plan.digest,
         "inputs": plan.inputs(),
         "kernel_release": found.release,
-        "modules": [module.name for module in initrd],
+        "modules": {module.name: list(patterns) for module, patterns in initrd.items()},
         "outputs": {path.name: _output_record(path) for path in sorted(finished.iterdir())},
     }
 
@@ -155,14 +156,20 @@ def _compose_rootfs(plan: Plan, work: Path, release: str, tree: ModuleTree) -> N
     staging.skeleton(part)
     staging.copy(rootfs.with_libraries(map(PurePosixPath, part.files), rootfs.PackageTree(work / "packages")))
     staging.write(rootfs.AGENT, plan.programs["agent"], 0o755)
-    wanted = [*plan.manifest.initrd.modules, *tree.matching(part.modules)]
+    initrd = plan.manifest.initrd
+    at_boot = [
+        *initrd.modules,
+        *initrd.device_modules,
+        *(name for names in initrd.device_modules.values() for name in names),
+    ]
+    wanted = [*at_boot, *tree.matching(part.modules)]
     staging.modules(release, load_order(wanted, tree.read), tree)
     staging.set_modes(part.modes)
 
 
-def make_initrd(init: bytes, modules: Sequence[Module], tree: ModuleTree) -> bytes:
-    """Uncompressed: the kernel copies it in less time than it would need to decompress it."""
-    names = "".join(f"{module.name}\n" for module in modules)
+def make_initrd(init: bytes, modules: Mapping[Module, Sequence[str]], tree: ModuleTree) -> bytes:
+    """Uncompressed: the kernel copies it in less time than it would need to decompress it. The list is guest-init's."""
+    lines = "".join(f"{' '.join([module.name, *patterns])}\n" for module, patterns in modules.items())
     return archive(
         [
             Entry.directory("dev"),
@@ -174,8 +181,8 @@ def make_initrd(init: bytes, modules: Sequence[Module], tree: ModuleTree) -> byt
             Entry.directory("sys"),
             Entry.file("init", init, 0o755),
             Entry.directory(MODULE_DIR),
-            *(Entry.file(f"{MODULE_DIR}/{module.name}.ko", tree.data(module)) for module in modules),
-            Entry.file(MODULE_LIST, names.encode()),
+            *(Entry.file(f"{MODULE_DIR}/{module.name}.ko", unsigned(tree.data(module))) for module in modules),
+            Entry.file(MODULE_LIST, lines.encode()),
         ]
     )
 

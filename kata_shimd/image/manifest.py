@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from kata_shimd.errors import InvalidArgument
 
@@ -23,10 +23,11 @@ class KernelPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitrdPart:
-    """Module names in loading order; what they need is found out."""
+    """Module names in loading order; what they need is found out. ``device_modules`` wait for a device of their own."""
 
     modules: tuple[str, ...]
     trivial_modules: tuple[str, ...]
+    device_modules: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +81,14 @@ def _table(cls: Callable[..., T], document: Any, where: str, parts: Mapping[str,
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
-    if kind is str and isinstance(value, str):
+    """``value`` as the field's type, which is one of those below; names and paths in it stay inside the guest."""
+    if get_origin(kind) is Mapping and isinstance(value, dict):
+        item = get_args(kind)[1]
+        return {_inside(key, where): _value(item, each, f"{where}: {key}") for key, each in value.items()}
+    if kind == tuple[str, ...] and isinstance(value, list):
+        return tuple(_inside(_value(str, each, where), where) for each in value)
+    if kind in (str, int) and type(value) is kind:
         return value
-    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(_inside(item, where) for item in value)
-    item_type = {Mapping[str, str]: str, Mapping[str, int]: int}.get(kind)
-    if item_type and isinstance(value, dict) and all(isinstance(item, item_type) for item in value.values()):
-        return {_inside(key, where): item for key, item in value.items()}
     raise InvalidArgument("read guest manifest", where, f"{value!r} is of the wrong type")
 
 

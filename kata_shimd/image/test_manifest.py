@@ -34,7 +34,8 @@ def test_every_mode_is_of_a_directory_that_is_made():
         ("[kernel]", "kernel = 5\n[other]", "unknown or missing: other"),
         ('"var/tmp" = 0o1777', '"/var/tmp" = 0o1777', "'/var/tmp' is not a path below"),
         ('"usr/bin/crun"', '"../../etc/shadow"', "is not a path below"),
-        ("tmp = 0o1777", 'tmp = "1777"', "modes: .* is of the wrong type"),
+        ('["sd_mod"]', '"sd_mod"', "device_modules: virtio_scsi: 'sd_mod' is of the wrong type"),
+        ("tmp = 0o1777", 'tmp = "1777"', "modes: tmp: '1777' is of the wrong type"),
         ("format = 1", "format = ", "read guest manifest: manifest.toml"),
     ],
 )

@@ -6,13 +6,16 @@ import pytest
 
 from kata_shimd.errors import NotFound
 from kata_shimd.image.elf_testing import module
-from kata_shimd.image.modules import ModuleTree, alias_lines, dep_lines, load_order
+from kata_shimd.image.modules import ModuleTree, alias_lines, boot_lines, dep_lines, load_order, unsigned
 
 MODULES = {
     "kernel/drivers/virtio/virtio.ko": b"",
     "kernel/drivers/virtio/virtio_ring.ko": b"depends=virtio\0",
     "kernel/drivers/virtio/virtio_pci.ko": b"alias=pci:v00001AF4*\0depends=virtio_ring,virtio,virtio-legacy\0",
     "kernel/drivers/virtio/virtio-legacy.ko": b"depends=\0",
+    "kernel/drivers/scsi/scsi_mod.ko": b"",
+    "kernel/drivers/scsi/sd_mod.ko": b"alias=scsi:t-0x00*\0depends=scsi_mod\0",
+    "kernel/drivers/scsi/virtio_scsi.ko": b"alias=virtio:d00000008v*\0depends=virtio_ring,scsi_mod\0",
     "kernel/fs/xfs/xfs.ko": b"alias=fs-xfs\0depends=libcrc32c,ext4\0",
     "kernel/lib/libcrc32c.ko": b"license=GPL\0",
 }
@@ -66,3 +69,27 @@ def test_index_of_aliases(tree):
     xfs = tree.read("xfs")
     assert xfs.path == PurePosixPath("kernel/fs/xfs/xfs.ko")
     assert list(alias_lines([xfs])) == ["alias fs-xfs xfs\n"]
+
+
+def test_a_driver_and_what_it_needs_wait_for_its_device(tree):
+    lines = boot_lines(["virtio_ring"], {"virtio_scsi": ["sd_mod"]}, tree.read)
+    assert [(it.name, patterns) for it, patterns in lines.items()] == [
+        ("virtio", ()),
+        ("virtio_ring", ()),
+        ("scsi_mod", ("virtio:d00000008v*",)),
+        ("virtio_scsi", ("virtio:d00000008v*",)),
+        ("sd_mod", ("virtio:d00000008v*",)),
+    ]
+
+
+def test_what_two_drivers_need_waits_for_either_device(tree):
+    lines = boot_lines([], {"virtio_scsi": [], "virtio_pci": []}, tree.read)
+    assert {it.name: patterns for it, patterns in lines.items()}["virtio"] == ("virtio:d00000008v*", "pci:v00001AF4*")
+
+
+def test_signature_is_taken_off():
+    body = module(b"depends=\0")
+    signature = b"s" * 300
+    signed = body + signature + bytes(8) + len(signature).to_bytes(4, "big") + b"~Module signature appended~\n"
+    assert unsigned(signed) == body
+    assert unsigned(body) == body

@@ -8,4 +8,5 @@ pub mod cmdline;
 pub mod device;
 pub mod failure;
 pub mod kernel;
+pub mod modules;
 pub mod root;

@@ -9,7 +9,7 @@ use std::fs;
 use guest_init::cmdline::Root;
 use guest_init::device::Events;
 use guest_init::failure::{During, Failure, die};
-use guest_init::{kernel, root};
+use guest_init::{kernel, modules, root};
 
 const NAME: &str = "guest-init";
 
@@ -21,9 +21,9 @@ fn main() {
 }
 
 fn run() -> Result<Infallible, Failure> {
-    kernel::mount_kernel_filesystems()?;
+    kernel::mount_filesystems()?;
     let events = Events::open()?;
-    kernel::load_modules()?;
+    modules::load()?;
     let cmdline = fs::read_to_string("/proc/cmdline").during("read", "/proc/cmdline")?;
     root::mount_root(&Root::parse(&cmdline), &events)?;
     drop(events);

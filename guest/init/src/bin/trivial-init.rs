@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use guest_init::device::{Events, serial_port};
 use guest_init::failure::{During, Failure, die, say};
-use guest_init::kernel;
+use guest_init::{kernel, modules};
 
 const NAME: &str = "trivial-init";
 const PORT: &str = "org.kata-shimd.agent.0";
@@ -24,9 +24,9 @@ fn main() {
 }
 
 fn run() -> Result<Infallible, Failure> {
-    kernel::mount_kernel_filesystems()?;
+    kernel::mount_filesystems()?;
     let events = Events::open()?;
-    kernel::load_modules()?;
+    modules::load()?;
     let port = events.wait_for(PORT_PATIENCE, || serial_port(Path::new("/sys"), PORT))?;
     let port = port.ok_or_else(|| Failure::new("find the serial port", PORT, "the host did not offer it"))?;
     let mut channel = OpenOptions::new().write(true).open(&port).during("open", PORT)?;

@@ -1,0 +1,1 @@
+"""The default guest, built for real and booted for real: nothing of the shim takes part."""
