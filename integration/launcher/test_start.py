@@ -80,6 +80,11 @@ def test_where_the_daemon_lives(shim: Shim):
     assert int(found["blocked"], 16) == 0
 
 
+def test_core_scheduling_is_no_obstacle(shim: Shim):
+    """Where the processor or the kernel has none, a pod starts all the same."""
+    shim.start("s1", SCHED_CORE="1").ok()
+
+
 def test_debug_is_handed_on(shim: Shim):
     shim.run(shim.argv("s1", "-debug", "start"), cwd=shim.bundle("s1")).ok()
     assert shim.found("s1")["argv"][-1] == "--debug"

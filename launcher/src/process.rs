@@ -53,7 +53,7 @@ pub fn has_ended(pidfd: &OwnedFd, deadline: Deadline) -> Result<bool, String> {
     deadline.wait(pidfd.as_fd(), PollFlags::IN).map_err(|error| format!("wait for its end: {error}"))
 }
 
-/// SIGKILL through a pidfd; a process that has just ended is fine.
+/// Signal through a pidfd; a process that has just ended is fine.
 pub fn kill(pidfd: &OwnedFd, signal: Signal) -> Result<(), String> {
     match pidfd_send_signal(pidfd, signal) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),

@@ -63,8 +63,7 @@ impl Daemon {
     }
 
     fn run(self, wait: OwnedFd, oom_score_adj: Option<i32>) -> ! {
-        let mut byte = [0];
-        if !matches!(File::from(wait).read(&mut byte), Ok(1)) {
+        if File::from(wait).read_exact(&mut [0]).is_err() {
             posix::exit_child(0);
         }
         let Err(failure) = self.become_daemon(oom_score_adj);

@@ -109,8 +109,7 @@ impl Start<'_> {
             None => {}
         }
         self.undo().during("undo remains of a dead pod", self.pod.dir().display())?;
-        let held_until_undone = self.make();
-        held_until_undone.map(|pid| Serving { pid, made_here: true }).map_err(|failure| self.undone_after(failure))
+        self.make().map(|pid| Serving { pid, made_here: true }).map_err(|failure| self.undone_after(failure))
     }
 
     /// The daemon that listens on the pod's socket: its pid and whether it is stopping.

@@ -109,8 +109,11 @@ fn kill_all(path: &Path, groups: &[PathBuf], spared: &[i32], deadline: Deadline)
         }
         // Who is a member now, after its pidfd was opened, is the process we hold.
         let members = members(groups)?;
-        for (pid, fd) in held.iter().filter(|(pid, _)| members.contains(pid)) {
+        let victims = || held.iter().filter(|(pid, _)| members.contains(pid));
+        for (pid, fd) in victims() {
             kill(fd, Signal::KILL).map_err(|error| format!("pid {pid}: {error}"))?;
+        }
+        for (pid, fd) in victims() {
             if !has_ended(fd, deadline)? {
                 return Err(format!("pid {pid} did not end after SIGKILL"));
             }

@@ -54,10 +54,10 @@ impl Undo<'_> {
             ledger = Ledger::read(dir)?.unwrap_or(ledger);
         }
         ledger.live.retain(|record| !self.is_caller(record));
-        let mut journal = Append::open(dir, Who::Undo)?;
+        // On a full disk not even a torn line can be ended; undoing goes on, and twice is harmless.
+        let mut journal = Append::open(dir, Who::Undo).unwrap_or(None);
         let left = walk(&ledger.live, self.scope, |record| {
             self.undo(record)?;
-            // On a full disk the record stays, and undoing twice is harmless.
             let _ = journal.as_mut().map(|ledger| ledger.undone(record.n));
             Ok(())
         });
