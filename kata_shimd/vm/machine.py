@@ -1,0 +1,376 @@
+"""The machine: shared directory → virtiofsd → QEMU → QMP → the agent's channel, and the end of all of them.
+
+Satisfies the pod's `Vm` port. Nothing lives only here: processes and mounts are in the ledger, sockets are found by path, and
+what a later daemon could not know is set as the ledger's values, so that it can `adopt` the machine. Must never happen: a wait
+that outlasts QEMU, an exit that is told twice, a failure that does not say what QEMU and the guest said last.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from kata_shimd.errors import DeadlineExceeded, HostFailed, ShimError, VmFailed
+from kata_shimd.host.process import UNKNOWN_STATUS, Gate, Process
+from kata_shimd.journal import Journal
+from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.pod.values import VmExit
+from kata_shimd.vm import dial, qemu, share, sockets, virtiofsd, vsock
+from kata_shimd.vm.channel import Channel
+from kata_shimd.vm.console import Console
+from kata_shimd.vm.diagnosis import Diagnosis
+from kata_shimd.vm.monitor import Monitor
+from kata_shimd.vm.phases import Phases
+from kata_shimd.vm.race import Ended, while_lives
+from kata_shimd.vm.spec import Budgets, Transport, VmSpec, Wires
+
+CONSOLE_LOG: Final = "console.log"
+#: Ledger values.
+SECRET: Final = "agent-secret"
+CID: Final = "vsock-cid"
+
+#: virtiofsd ends by itself when QEMU does, within milliseconds: so long QEMU's own end is waited for before it is blamed.
+_FOLLOWS_SECONDS: Final = 1.0
+#: QEMU's last words are in a socket's buffer when it has ended.
+_LAST_WORDS_SECONDS: Final = 1.0
+_STATUS_SECONDS: Final = 1.0
+#: How long a process in the kernel's hands may take to die of SIGKILL.
+_KILLED_SECONDS: Final = 10.0
+_TAIL: Final = 2000
+_DEFAULT_BUDGETS: Final = Budgets()
+
+
+class Machine:
+    """A virtual machine from QEMU's start to its end."""
+
+    def __init__(
+        self,
+        pod_dir: Path,
+        journal: Journal,
+        budgets: Budgets,
+        processes: tuple[Process, Process | None],
+        console: Console,
+        agent: Channel,
+        phases: Phases,
+    ) -> None:
+        self._pod_dir, self._journal, self._budgets = pod_dir, journal, budgets
+        self._qemu, self._virtiofsd = processes
+        self._console, self._agent, self._phases = console, agent, phases
+        self._monitor: Monitor | None = None
+        self._words = qemu.LastWords()
+        self._born = time.monotonic()
+        self._end: asyncio.Future[VmExit] = asyncio.get_running_loop().create_future()
+
+    # --- the pod's port ----------------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        return self._qemu.pid
+
+    async def wait(self) -> VmExit:
+        """Wait for the end; any number of tasks may."""
+        return await asyncio.shield(self._end)
+
+    async def stop(self) -> None:
+        """End the VM: QMP quit, SIGTERM, SIGKILL, each with its budget. It has ended when this returns.
+
+        :raises HostFailed: QEMU outlived even SIGKILL, so the kernel holds it
+        """
+        steps: tuple[tuple[str, Callable[[], Awaitable[None]], float], ...] = (
+            ("quit", self._quit, self._budgets.quit),
+            ("SIGTERM", lambda: self._signal(signal.SIGTERM), self._budgets.term),
+            ("SIGKILL", lambda: self._signal(signal.SIGKILL), _KILLED_SECONDS),
+        )
+        for name, act, seconds in steps:
+            if await self._ends(act, seconds):
+                return
+            self._journal.write("vm-stop-escalates", after=name, seconds=seconds)
+        raise HostFailed("stop VM", f"QEMU, pid {self.pid}", "it does not die of SIGKILL", hint="see the kernel's log")
+
+    def kill(self) -> None:
+        """End it now; `wait` returns soon after."""
+        self._qemu.kill()
+
+    # --- for the daemon ----------------------------------------------------------------------------------------------
+
+    @property
+    def console(self) -> Console:
+        return self._console
+
+    @property
+    def monitor(self) -> Monitor:
+        """:raises VmFailed: QEMU's monitor was never reached"""
+        if self._monitor is None:
+            raise VmFailed("use QMP", str(self._pod_dir / sockets.MONITOR), "not connected")
+        return self._monitor
+
+    async def dial(self) -> socket.socket:
+        """Reach the agent: a connected non-blocking socket whose next byte is the agent's.
+
+        :raises VmFailed: the VM ended, or the guest did not answer; with everything that is known
+        """
+        with self._phases("dial"):
+            try:
+                async with while_lives(self._end):
+                    return await self._agent.dial(self._budgets)
+            except Ended:
+                raise await self.failure("dial agent", str(self._agent)) from None
+            except DeadlineExceeded as error:
+                raise await self.failure(error.step, error.obj, error.cause, hint=error.hint) from error
+            except VmFailed as error:
+                await self.settle()
+                raise await self.failure(error.step, error.obj, error.cause) from error
+
+    async def diagnose(self) -> Diagnosis:
+        """Everything that is known, within a second."""
+        ended = self._end.result() if self._end.done() else None
+        return Diagnosis(
+            alive=ended is None,
+            cause=ended.cause if ended else "",
+            status="" if ended else await self._status(),
+            stderr=self._qemu.stderr_tail(_TAIL),
+            console=self._console.tail(_TAIL),
+            phases=self._phases.seconds,
+        )
+
+    async def settle(self) -> None:
+        """After a connection broke: mostly that was the first sign of QEMU's end, so let the end be seen."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                await self.wait()
+
+    async def failure(self, step: str, obj: str, cause: str = "", *, hint: str = "") -> VmFailed:
+        """An error about this VM that says what it said last."""
+        known = str(await self.diagnose())
+        return VmFailed(step, obj, f"{cause}; {known}" if cause else known, hint=hint)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def watch(self, group: asyncio.TaskGroup) -> None:
+        """Wait for the ends of both processes in ``group``."""
+        group.create_task(self._watch_qemu(), name="qemu")
+        if self._virtiofsd is not None:
+            group.create_task(self._watch_virtiofsd(self._virtiofsd), name="virtiofsd")
+
+    async def connect_monitor(self) -> None:
+        """:raises Ended: QEMU ended first"""
+        async with while_lives(self._end):
+            path = self._pod_dir / sockets.MONITOR
+            self._monitor = await Monitor.connect(path, self._on_event, timeout=self._budgets.qmp)
+
+    def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
+        self._words.take(event, data)
+        self._journal.write("qmp-event", name=event, data=str(data))
+
+    async def _watch_qemu(self) -> None:
+        status = await self._qemu.wait()
+        if self._monitor is not None:
+            await self._monitor.ended(_LAST_WORDS_SECONDS)
+            await self._monitor.close()
+        self._console.close()
+        end = self._describe(status)
+        self._journal.write("qemu-ended", cause=end.cause, **end.detail)
+        self._end.set_result(end)
+
+    def _describe(self, status: int) -> VmExit:
+        self._blame_virtiofsd()
+        stderr = self._qemu.stderr_tail(_TAIL)
+        detail = {
+            "status": str(status),
+            "reason": self._words.reason,
+            "stderr": stderr,
+            "console": self._console.tail(_TAIL),
+            "uptime_s": f"{time.monotonic() - self._born:.2f}",
+        }
+        return VmExit(qemu.cause(status, self._words, stderr), time.time_ns(), detail)
+
+    def _blame_virtiofsd(self) -> None:
+        """A virtiofsd that failed takes QEMU with it, whichever end is seen first."""
+        if self._virtiofsd is not None and self._virtiofsd.returncode not in (None, 0, UNKNOWN_STATUS):
+            self._words.killed_for = self._words.killed_for or _lost_share(self._virtiofsd)
+
+    async def _watch_virtiofsd(self, process: Process) -> None:
+        """Without its files the guest cannot go on, and virtiofsd cannot be started again under it."""
+        status = await process.wait()
+        if status in (0, UNKNOWN_STATUS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FOLLOWS_SECONDS):
+                    await self.wait()
+        if not self._end.done() and self._qemu.returncode is None:
+            self._words.killed_for = _lost_share(process)
+            self._journal.write("virtiofsd-ended", status=status, stderr=process.stderr_tail(_TAIL))
+            self._qemu.kill()
+
+    async def _ends(self, act: Callable[[], Awaitable[None]], seconds: float) -> bool:
+        """Whether the VM ends within ``seconds`` of ``act``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await act()
+                await self.wait()
+        return self._end.done()
+
+    async def _quit(self) -> None:
+        if self._monitor is None:
+            raise TimeoutError
+        with suppress(VmFailed, DeadlineExceeded):  # QEMU may close the connection before it answers
+            await self._monitor.execute("quit")
+
+    async def _signal(self, number: signal.Signals) -> None:
+        self._qemu.kill(number)
+
+    async def _status(self) -> str:
+        try:
+            async with asyncio.timeout(_STATUS_SECONDS):
+                return await self.monitor.status()
+        except (ShimError, TimeoutError) as error:
+            return f"QMP does not answer ({error or 'timeout'})"
+
+
+def _lost_share(process: Process) -> str:
+    said = process.stderr_tail(_TAIL).rpartition("\n")[2]
+    return f"virtiofsd ended with status {process.returncode}" + (f": {said}" if said else "")
+
+
+# --- boot ------------------------------------------------------------------------------------------------------------
+
+
+async def boot(
+    spec: VmSpec,
+    pod_dir: Path,
+    ledger: Ledger,
+    journal: Journal,
+    gate: Gate,
+    group: asyncio.TaskGroup,
+    budgets: Budgets = _DEFAULT_BUDGETS,
+) -> Machine:
+    """Start the VM of ``spec`` and connect to its monitor. What it made remains the ledger's to undo, also after a failure.
+
+    :param gate: the launcher, and the namespace, cgroups and OOM score of the pod; user and privileges are chosen here
+    :param group: where the watchers of the VM live, as long as the VM
+    :raises HostFailed: something on the host is missing or failed
+    :raises VmFailed: QEMU did not come up; with what it said
+    """
+    phases = Phases(journal)
+    with phases("check"):
+        qemu.check_files(spec)
+        server = await virtiofsd.Server.probe(spec.share, timeout=budgets.qmp)
+    with phases("share"):
+        directory = share.make(ledger, pod_dir)
+    with phases("spawn"):
+        machine = _spawn(spec, server, directory, ledger, journal, gate, budgets, phases)
+    machine.watch(group)
+    with phases("qmp"):
+        await _reach(machine, spec)
+    return machine
+
+
+def _spawn(
+    spec: VmSpec,
+    server: virtiofsd.Server,
+    directory: share.SharedDirectory,
+    ledger: Ledger,
+    journal: Journal,
+    gate: Gate,
+    budgets: Budgets,
+    phases: Phases,
+) -> Machine:
+    """Bind every socket, begin to listen to the console, then let virtiofsd and QEMU go."""
+    pod_dir = ledger.pod_dir
+    console = Console(pod_dir / CONSOLE_LOG, limit=spec.console_log_bytes)
+    with ExitStack() as ours:
+        files = server.start(ours, directory, ledger, gate, debug=spec.debug)
+        wires = _wires(spec, ours, pod_dir, files.socket.fileno())
+        channel = _channel(wires, ledger)
+        console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
+        process = qemu.start(spec, wires, ledger, gate, needs=(files.process.record,))
+    return Machine(pod_dir, journal, budgets, (process, files.process), console, channel, phases)
+
+
+def _wires(spec: VmSpec, ours: ExitStack, pod_dir: Path, share_fd: int) -> Wires:
+    """Everything QEMU listens on. ``ours`` closes our copies when QEMU has its own."""
+
+    def listen(name: str) -> int:
+        return ours.enter_context(sockets.listen(pod_dir / name)).fileno()
+
+    claimed = vsock.claim() if spec.transport is Transport.VSOCK else None
+    if claimed is not None:
+        ours.callback(os.close, claimed.vhost_fd)
+    return Wires(
+        monitor=listen(sockets.MONITOR),
+        debug_monitor=listen(sockets.DEBUG_MONITOR),
+        console=listen(sockets.CONSOLE),
+        share=share_fd,
+        agent=listen(sockets.AGENT) if claimed is None else None,
+        vsock=claimed,
+        extra_monitor=listen(sockets.EXTRA_MONITOR) if spec.extra_monitor else None,
+    )
+
+
+def _channel(wires: Wires, ledger: Ledger) -> Channel:
+    """What it takes to reach the agent is the ledger's: a later daemon has to know it."""
+    secret = dial.new_secret()
+    if wires.vsock is not None:
+        ledger.set(CID, wires.vsock.cid)
+    else:
+        ledger.set(SECRET, secret.hex())
+    return Channel(ledger.pod_dir / sockets.AGENT, secret, wires.vsock.cid if wires.vsock else None)
+
+
+async def _reach(machine: Machine, spec: VmSpec) -> None:
+    """Connect QMP, or end QEMU and say why not."""
+    try:
+        await machine.connect_monitor()
+    except Ended:
+        raise await machine.failure("start QEMU", str(spec.qemu), hint=qemu.closed_files(spec)) from None
+    except ShimError as error:
+        if not isinstance(error, DeadlineExceeded):
+            await machine.settle()
+        failed = await machine.failure("start QEMU", str(spec.qemu), error.cause, hint=qemu.closed_files(spec))
+        machine.kill()
+        raise failed from error
+    except BaseException:
+        machine.kill()
+        raise
+
+
+async def adopt(
+    ledger: Ledger,
+    journal: Journal,
+    group: asyncio.TaskGroup,
+    budgets: Budgets = _DEFAULT_BUDGETS,
+    *,
+    console_log_bytes: int = 1 << 20,
+) -> Machine | None:
+    """Take over the VM that another daemon booted, from its ledger; None when its QEMU is gone.
+
+    :raises VmFailed, HostFailed: QEMU lives and its monitor cannot be reached
+    """
+    pod_dir, phases = ledger.pod_dir, Phases(journal)
+    process = _adopted(ledger, qemu.WHAT, pod_dir / qemu.STDERR)
+    if process is None:
+        return None
+    console = Console(pod_dir / CONSOLE_LOG, limit=console_log_bytes)
+    console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
+    files = _adopted(ledger, virtiofsd.WHAT, pod_dir / virtiofsd.STDERR)
+    values = ledger.state.values
+    channel = Channel(pod_dir / sockets.AGENT, bytes.fromhex(values.get(SECRET, "")), values.get(CID))
+    machine = Machine(pod_dir, journal, budgets, (process, files), console, channel, phases)
+    machine.watch(group)
+    with phases("qmp"):
+        try:
+            await machine.connect_monitor()
+        except Ended:
+            return None
+    return machine
+
+
+def _adopted(ledger: Ledger, what: str, stderr: Path) -> Process | None:
+    for record in ledger.state.live.values():
+        if record.kind == Kind.PROCESS and record.fields.get("what") == what and "pid" in record.fields:
+            return Process.adopt(record.n, record.fields["pid"], record.fields["start"], what, stderr)
+    return None

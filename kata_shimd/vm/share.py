@@ -1,0 +1,56 @@
+"""The shared directory: what the host puts under POD/shared, the guest sees, and cannot change the frame of.
+
+    POD/shared    bound onto itself and made shared; the host mounts rootfs and volumes below it
+    POD/export    the same tree, receiving those mounts, read-only at the top; what virtiofsd serves
+
+The order matters: a mount made below virtiofsd's source after virtiofsd has copied its mount namespace reaches the guest only if
+its parent was made shared before (`host.md`), whatever the propagation of `/`. The read-only view keeps a hostile guest from
+planting a link where the host will make its next mount point. Mounts below keep their own read-only flag.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from kata_shimd.errors import HostFailed
+from kata_shimd.host import mounts
+from kata_shimd.ledger import Kind, Ledger
+
+SHARED: Final = "shared"
+EXPORT: Final = "export"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDirectory:
+    """``shared`` is the host's side, ``export`` what virtiofsd serves, ``record`` what must outlive virtiofsd."""
+
+    shared: Path
+    export: Path
+    record: int
+
+
+def make(ledger: Ledger, pod_dir: Path) -> SharedDirectory:
+    """Make both views, empty.
+
+    :raises HostFailed: a directory or mount failed
+    """
+    shared, shared_dir = _directory(ledger, pod_dir / SHARED)
+    export, export_dir = _directory(ledger, pod_dir / EXPORT)
+    itself = mounts.bind(ledger, shared, shared, recursive=False, needs=(shared_dir,))
+    # First private: a bind of a path below a shared `/` is its peer, and what is mounted in it would show twice.
+    mounts.make_private(shared)
+    mounts.make_shared(shared)
+    view = mounts.bind(ledger, shared, export, recursive=False, readonly=True, needs=(export_dir, itself))
+    mounts.make_slave(export)
+    return SharedDirectory(shared, export, view)
+
+
+def _directory(ledger: Ledger, path: Path) -> tuple[Path, int]:
+    record = ledger.plan(Kind.DIR, path=str(path))
+    try:
+        # The guest's processes of any user pass through the top; the pod's directory above keeps the host's users out.
+        path.mkdir(mode=0o755)
+        path.chmod(0o755)
+    except OSError as error:
+        raise HostFailed("make shared directory", str(path), error.strerror or "") from error
+    return path, record

@@ -1,0 +1,141 @@
+"""What a virtual machine is to be: frozen values, complete before anything is made.
+
+The composition root makes a `VmSpec` from the configuration. File descriptors that exist only at boot are `Wires`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from kata_shimd.vm.accel import Accelerator
+
+AGENT_PORT_NAME: Final = "org.kata-shimd.agent.0"
+SHARE_TAG: Final = "kataShared"
+SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+#: Empty PCIe ports for devices plugged in later. Each costs a few tens of milliseconds of boot under TCG, measured.
+ROOT_PORTS: Final = 4
+
+
+class Transport(StrEnum):
+    """How the agent is reached."""
+
+    VIRTIO_SERIAL = "virtio-serial"
+    VSOCK = "vsock"
+
+
+class CacheMode(StrEnum):
+    """What the guest may cache of the shared directory."""
+
+    NEVER = "never"
+    METADATA = "metadata"
+    AUTO = "auto"
+    ALWAYS = "always"
+
+
+class ExtraMonitor(StrEnum):
+    """A further monitor, for people, at POD/extra-monitor.sock."""
+
+    NONE = ""
+    HMP = "hmp"
+    QMP = "qmp"
+    QMP_PRETTY = "qmp-pretty"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tap:
+    """A network device on tap queues that the network set up: one fd (and vhost fd) a queue."""
+
+    id: str
+    mac: str
+    fds: tuple[int, ...]
+    vhost_fds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareSpec:
+    """The shared directory: which virtiofsd (the first candidate that exists) and how it serves."""
+
+    programs: tuple[Path, ...]
+    cache: CacheMode = CacheMode.AUTO
+    queue_size: int = 1024
+    threads: int = 1
+    xattr: bool = False
+    extra_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSpec:
+    """One VM. Memory in MiB.
+
+    ``image_partition`` 0 means that the image is the file system itself. ``initrd`` is None for an image that boots by
+    systemd, as Kata's. ``memory_file`` puts guest RAM into that file instead of an anonymous one (templates).
+    """
+
+    name: str
+    uuid: str
+    qemu: Path
+    accelerator: Accelerator
+    kernel: Path
+    image: Path
+    share: ShareSpec
+    initrd: Path | None = None
+    image_fstype: str = "squashfs"
+    image_partition: int = 0
+    kernel_params: tuple[str, ...] = ()
+    vcpus: int = 1
+    max_vcpus: int = 1
+    memory_mib: int = 2048
+    max_memory_mib: int = 0
+    memory_slots: int = 10
+    memory_file: Path | None = None
+    machine_options: str = ""
+    cpu_features: str = ""
+    sandbox: str = SANDBOX
+    transport: Transport = Transport.VIRTIO_SERIAL
+    root_ports: int = ROOT_PORTS
+    entropy: Path = Path("/dev/urandom")
+    taps: tuple[Tap, ...] = ()
+    extra_monitor: ExtraMonitor = ExtraMonitor.NONE
+    paused: bool = False
+    debug: bool = False
+    console_log_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vsock:
+    """A context id that is ours as long as the vhost-vsock fd is open."""
+
+    cid: int
+    vhost_fd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wires:
+    """The descriptors QEMU is born with: listening sockets, but ``share``, which is connected to virtiofsd."""
+
+    monitor: int
+    debug_monitor: int
+    console: int
+    share: int
+    agent: int | None = None
+    vsock: Vsock | None = None
+    extra_monitor: int | None = None
+
+    def fds(self) -> tuple[int, ...]:
+        vhost = self.vsock.vhost_fd if self.vsock else None
+        every = (
+            self.monitor, self.debug_monitor, self.console, self.share, self.agent, vhost, self.extra_monitor
+        )  # fmt: skip
+        return tuple(fd for fd in every if fd is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """Deadlines in seconds, already scaled for the accelerator."""
+
+    qmp: float = 10.0
+    dial: float = 45.0
+    hello_interval: float = 0.25
+    quit: float = 2.0
+    term: float = 2.0
