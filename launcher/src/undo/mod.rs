@@ -67,18 +67,22 @@ impl Undo<'_> {
     /// A daemon that lives would go on making things: it ends before anything else. True if there was one to end.
     fn end_daemon(&self, ledger: &Ledger) -> Result<bool, String> {
         match ledger.process("daemon").and_then(|daemon| daemon.identity) {
-            Some(daemon) if Some(daemon.pid) != self.caller => process::end(daemon, None, self.deadline).map(|()| true),
+            Some(daemon) if !self.spares(daemon.pid) => process::end(daemon, None, self.deadline).map(|()| true),
             _ => Ok(false),
         }
     }
 
     /// The caller's record stays: it lives, and ends by itself.
     fn is_caller(&self, record: &Record) -> bool {
-        let pid = match &record.object {
-            Object::Process(process) => process.identity.map(|identity| identity.pid),
-            _ => None,
-        };
-        pid.is_some() && pid == self.caller
+        match &record.object {
+            Object::Process(process) => process.identity.is_some_and(|identity| self.spares(identity.pid)),
+            _ => false,
+        }
+    }
+
+    /// Whoever asked for the undo: our parent, or the daemon that became us as its last act.
+    fn spares(&self, pid: i32) -> bool {
+        self.caller == Some(pid) || rustix::process::getpid().as_raw_pid() == pid
     }
 
     fn undo(&self, record: &Record) -> Result<(), String> {
