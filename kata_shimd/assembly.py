@@ -167,7 +167,6 @@ class Booter:
             Gate(launcher=self._arguments.launcher),
             parts.group,
             vm_budgets(timeouts),
-            vm_budgets(timeouts),
         )
         deadlines = Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc)
         agent = AgentClient(await vm.dial(), deadlines)
