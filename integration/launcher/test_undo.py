@@ -161,6 +161,15 @@ class TestProcess:
         assert stdout == "undone with 0\n"
         assert not pod.path.exists()
 
+    def test_a_daemon_that_becomes_the_undo(self, pod: Pod):
+        """The last act of a daemon may be to exec it: then the recorded pid is undo's own."""
+        argv = ["sh", "-c", 'read go; exec "$0" undo "$1"', str(LAUNCHER), str(pod.path)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, text=True) as daemon:
+            pod.process(1, daemon.pid, what="daemon")
+            daemon.communicate("go\n", timeout=TIMEOUT)
+        assert daemon.returncode == 0
+        assert not pod.path.exists()
+
     def test_who_asks_stays_in_the_list_when_something_is_left(self, pod: Pod):
         argv = ["sh", "-c", 'read go; "$0" undo "$1" 2>/dev/null; echo "undone with $?"', str(LAUNCHER), str(pod.path)]
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as daemon:
