@@ -1,0 +1,128 @@
+"""The container image of the tests: one static busybox, packed here, byte for byte the same on every machine that has the same one.
+
+There is no registry: the image is an OCI layout in a tar, given to ``ctr image import``. The same tree can be laid out as a
+directory for ``ctr run --rootfs``.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+BUSYBOX: Final = Path("/bin/busybox")
+NAME: Final = "registry.invalid/kata-shimd/busybox:test"
+IMAGE_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+DIRECTORIES: Final = (
+    "bin",
+    "dev",
+    "etc",
+    "home",
+    "home/app",
+    "proc",
+    "root",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr",
+    "usr/bin",
+    "var",
+)
+FILES: Final = {
+    "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n",
+    "etc/group": b"root:x:0:\napp:x:1000:\nextra:x:2000:app\n",
+}
+CONFIG: Final[dict[str, Any]] = {
+    "architecture": "amd64",
+    "os": "linux",
+    "config": {
+        "Env": [IMAGE_PATH, "FROM_IMAGE=yes"],
+        "Cmd": ["/bin/sh"],
+        "WorkingDir": "/",
+    },
+}
+_MEDIA: Final = "application/vnd.oci.image."
+
+
+def write_image(target: Path, *, extra: Iterable[tuple[str, bytes]] = ()) -> None:
+    """Write the OCI layout as a tar. ``extra`` are (path, content) of further executable files.
+
+    :raises FileNotFoundError: busybox-static is not installed
+    """
+    layer = _tar(_tree(extra))
+    blobs: dict[str, bytes] = {}
+    packed = gzip.compress(layer, 1, mtime=0)
+    rootfs = {"type": "layers", "diff_ids": [_digest(layer)]}
+    config = _blob(blobs, "config.v1+json", _json({**CONFIG, "rootfs": rootfs}))
+    layers = [_blob(blobs, "layer.v1.tar+gzip", packed)]
+    manifest = _blob(
+        blobs,
+        "manifest.v1+json",
+        _json({"schemaVersion": 2, "mediaType": f"{_MEDIA}manifest.v1+json", "config": config, "layers": layers}),
+    )
+    manifest["annotations"] = {"io.containerd.image.name": NAME}
+    manifest["platform"] = {"architecture": "amd64", "os": "linux"}
+    index = _json({"schemaVersion": 2, "manifests": [manifest]})
+    files = {"oci-layout": _json({"imageLayoutVersion": "1.0.0"}), "index.json": index, **blobs}
+    target.write_bytes(_tar(_entry(name, data) for name, data in sorted(files.items())))
+
+
+def write_rootfs(target: Path, *, extra: Iterable[tuple[str, bytes]] = ()) -> None:
+    """Lay the same tree out below an empty directory."""
+    with tarfile.open(fileobj=io.BytesIO(_tar(_tree(extra)))) as tar:
+        # The tree is our own, devices and owners included; Debian's 3.11 knows no filters, later ones insist on one.
+        tar.extraction_filter = lambda member, _: member
+        tar.extractall(target)
+
+
+def _tree(extra: Iterable[tuple[str, bytes]]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    for name in DIRECTORIES:
+        mode = {"tmp": 0o1777, "root": 0o700}.get(name, 0o755)
+        owner = 1000 if name == "home/app" else 0
+        yield _entry(name, b"", kind=tarfile.DIRTYPE, mode=mode, owner=owner)
+    yield from (_entry(name, data) for name, data in FILES.items())
+    yield _entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
+    for applet in _applets():
+        yield _entry(f"bin/{applet}", b"", kind=tarfile.SYMTYPE, link="busybox")
+    yield from (_entry(name, data, mode=0o755) for name, data in extra)
+
+
+def _applets() -> list[str]:
+    listed = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    return sorted(set(listed) - {"busybox"})
+
+
+def _entry(
+    name: str, data: bytes, *, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, owner: int = 0, link: str = ""
+) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode, info.size, info.linkname = kind, mode, len(data), link
+    info.uid = info.gid = owner
+    return info, data
+
+
+def _tar(entries: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for info, data in entries:
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _blob(blobs: dict[str, bytes], kind: str, data: bytes) -> dict[str, Any]:
+    digest = _digest(data)
+    blobs["blobs/" + digest.replace(":", "/")] = data
+    return {"mediaType": _MEDIA + kind, "digest": digest, "size": len(data)}
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

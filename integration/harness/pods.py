@@ -1,0 +1,76 @@
+"""Our pods as they stand on disk: identity, ledger, journal, and the processes that the ledger names."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from integration.harness.process import Process
+from integration.harness.scale import SCALE
+from integration.harness.waiting import eventually
+from kata_shimd.journal import read as read_journal
+from kata_shimd.ledger import Phase, State
+from kata_shimd.ledger import read as read_ledger
+
+
+def pod_hash(address: str, namespace: str, sandbox_id: str) -> str:
+    """The pod's name on disk (docs/contracts.md)."""
+    return hashlib.sha256(f"{address}\0{namespace}\0{sandbox_id}".encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod, live or dead."""
+
+    run_dir: Path
+    name: str
+
+    @property
+    def directory(self) -> Path:
+        return self.run_dir / "pods" / self.name
+
+    def ledger(self) -> State:
+        return read_ledger(self.directory)
+
+    def journal(self) -> list[dict[str, Any]]:
+        return read_journal(self.run_dir / "journal" / f"{self.name}.jsonl")
+
+    def process(self, what: str) -> Process:
+        """The live process recorded as ``what`` (daemon, qemu, virtiofsd).
+
+        :raises LookupError: no such record, or its process is gone; names what is recorded
+        """
+        recorded = {str(r.fields.get("what")): r.fields for r in self.ledger().live.values() if r.kind == "process"}
+        fields = recorded.get(what, {})
+        process = Process(int(fields.get("pid", 0)), int(fields.get("start", 0)))
+        if not process.pid or not process.alive():
+            raise LookupError(f"pod {self.name} has no live {what}; recorded: {sorted(recorded)}")
+        return process
+
+    def await_phase(self, phase: Phase, *, within: float = 30 * SCALE) -> None:
+        eventually(f"pod {self.name} {phase}", lambda: self.ledger().phase == phase, within=within)
+
+
+def all_pods(run_dir: Path) -> list[Pod]:
+    """Every pod that has a directory."""
+    return [Pod(run_dir, path.name) for path in sorted((run_dir / "pods").glob("*"))]
+
+
+def attachments(run_dir: Path) -> dict[str, str]:
+    """What to show when a test has failed: title → text of journals and captured output, each cut to its end."""
+    found = sorted((run_dir / "journal").glob("*.jsonl")) + [
+        file for pod in all_pods(run_dir) for file in _outputs(pod.directory)
+    ]
+    return {str(file.relative_to(run_dir)): _tail(file) for file in found}
+
+
+def _outputs(pod_dir: Path) -> list[Path]:
+    names = ("ledger", "daemon.stderr", "qemu.stderr", "virtiofsd.stderr", "console.log")
+    return [pod_dir / name for name in names if (pod_dir / name).is_file()]
+
+
+def _tail(file: Path, size: int = 16384) -> str:
+    try:
+        return file.read_bytes()[-size:].decode(errors="replace")
+    except OSError as error:
+        return f"(unreadable: {error.strerror})"

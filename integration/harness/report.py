@@ -1,0 +1,41 @@
+"""pytest plugin: a failed test carries containerd's log of its time, and every pod's journal, ledger and captured output."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from integration.harness import pods
+from integration.harness.containerd import Containerd
+from integration.harness.host import Host
+
+LOG_TAIL: Final = 24_000
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Where to look when a test of this session fails; ``log_offset`` is where the current test's log begins."""
+
+    host: Host
+    containerd: Containerd
+    log_offset: int = 0
+
+
+EVIDENCE: Final = pytest.StashKey[Evidence]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: "pytest.CallInfo[None]"
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    evidence = item.session.stash.get(EVIDENCE, None)
+    if report.failed and evidence is not None:
+        report.sections.extend(_sections(evidence))
+    return report
+
+
+def _sections(evidence: Evidence) -> list[tuple[str, Any]]:
+    log = evidence.containerd.log_from(evidence.log_offset)[-LOG_TAIL:]
+    return [("containerd log", log), *pods.attachments(evidence.host.run_dir).items()]
