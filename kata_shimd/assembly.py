@@ -23,7 +23,7 @@ from kata_shimd.host.files import HostFiles
 from kata_shimd.host.process import Gate
 from kata_shimd.host.stdio import HostStreams
 from kata_shimd.journal import Journal
-from kata_shimd.ledger import Ledger
+from kata_shimd.ledger import Ledger, Phase
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod.pod import Pod, South
 from kata_shimd.pod.process import Budgets
@@ -123,6 +123,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         parts.group,
         budgets(timeouts),
         note=parts.journal.write,
+        on_stopping=lambda: parts.ledger.phase(Phase.STOPPING),
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
     abandonment = Abandonment(parts.group, pod.abandon)

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,22 +65,26 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Serve the pod until it ends. A foreseeable failure is one line on stderr, which the launcher passes on."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     faulthandler.enable()
+    served = asyncio.Event()
     try:
-        _run(arguments)
+        _run(arguments, served)
     except ShimError as error:
         print(error, file=sys.stderr)
-        sys.exit(1)
+    except BaseException:
+        traceback.print_exc()
+    if not served.is_set():
+        sys.exit(1)  # the launcher still waits for us, tells why, and undoes
     os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
 
 
-def _run(arguments: Arguments) -> None:
+def _run(arguments: Arguments, served: asyncio.Event) -> None:
     inherited = fds.adopt(os.environ)
     log.configure(arguments.bundle / "log", debug=arguments.debug)
     log.pod.set(arguments.sandbox_id)
     bootstrap = _read_all(inherited["bootstrap"])
     loaded = assembly.configure(arguments.bundle, bootstrap, os.environ.get("KATA_CONF_FILE"))
     with asyncio.Runner(loop_factory=_loop_factory(loaded.config.shimd.event_loop)) as runner:
-        runner.run(_serve(arguments, inherited, loaded))
+        runner.run(_serve(arguments, inherited, loaded, served))
 
 
 def _read_all(fd: int) -> bytes:
@@ -100,7 +105,7 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
     return uvloop.Loop
 
 
-async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded) -> None:
+async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded, served: asyncio.Event) -> None:
     ledger = Ledger(arguments.pod_dir, die_at=_die_at(os.environ))
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
@@ -112,32 +117,35 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         _log.warning("%s", warning)
     try:
         async with asyncio.TaskGroup() as group:
-            await _live(arguments, inherited, assembly.Parts(loaded, ledger, journal, group, os.environ.copy()))
+            parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy())
+            await _live(arguments, inherited, parts, served)
             raise _Ended
     except* _Ended:
         pass
     journal.write("daemon-ended")
 
 
-async def _live(arguments: Arguments, inherited: Mapping[str, int], parts: assembly.Parts) -> None:
+async def _live(
+    arguments: Arguments, inherited: Mapping[str, int], parts: assembly.Parts, served: asyncio.Event
+) -> None:
     listener = socket.socket(fileno=inherited["listen"])
     shim = assembly.assemble(arguments, listener, parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, shim.pod.stopping.set)
+        loop.add_signal_handler(number, shim.pod.stop)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     shim.server.start(parts.group)
     shim.pod.begin()
     parts.ledger.phase(Phase.RUNNING)
     os.write(inherited["ready"], b"\x01")
     os.close(inherited["ready"])
+    served.set()
     await shim.pod.stopping.wait()
     await _stop(shim, parts)
 
 
 async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
     """The polite half of the end, each step within its budget; `undo` is the other half."""
-    parts.ledger.phase(Phase.STOPPING)
     await shim.pod.stop_vm()
     try:
         async with asyncio.timeout(DRAIN_SECONDS):

@@ -40,10 +40,18 @@ class Pod:
     """One pod. Its tasks live in ``group``; ``note`` writes to the journal."""
 
     def __init__(
-        self, south: South, group: asyncio.TaskGroup, budgets: Budgets, *, note: Note, guest_seccomp: bool = True
+        self,
+        south: South,
+        group: asyncio.TaskGroup,
+        budgets: Budgets,
+        *,
+        note: Note,
+        on_stopping: Callable[[], None] = lambda: None,
+        guest_seccomp: bool = True,
     ) -> None:
         self._south, self._group, self._budgets, self._note = south, group, budgets, note
         self._guest_seccomp = guest_seccomp
+        self._on_stopping = on_stopping
         self.containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._running: asyncio.Future[tuple[Vm, Agent]] = asyncio.get_running_loop().create_future()
@@ -53,6 +61,7 @@ class Pod:
         self._created_once = asyncio.Event()
         self._main = ""
         self._ending = False
+        self._stop: asyncio.Task[None] | None = None
 
     # --- the VM --------------------------------------------------------------------------------------------------
 
@@ -123,7 +132,7 @@ class Pod:
                 await wait
         except TimeoutError:
             self._note("expired", seconds=self._budgets.create_wait)
-            self.stopping.set()
+            self.stop()
 
     async def booted(self) -> tuple[Vm, Agent]:
         """The running VM, or why there is none.
@@ -311,16 +320,25 @@ class Pod:
         except ShimError as error:
             self._note("abandon-failed", container=container_id, error=str(error))
         if not self.containers:
-            self.stopping.set()
+            self.stop()
 
     # --- the end -------------------------------------------------------------------------------------------------
 
     def _init_exited(self, container: Container) -> None:
         """The pod ends with the container that made it; its exit has been told by now."""
         if container.id == self._main and not self._vm_ended.is_set():
-            self._group.create_task(self.stop_vm(), name="stop vm")
+            self._begin_stop()
+
+    def _begin_stop(self) -> asyncio.Task[None]:
+        if self._stop is None:
+            self._stop = self._group.create_task(self._stop_vm(), name="stop vm")
+        return self._stop
 
     async def stop_vm(self) -> None:
+        """End the guest and the VM, once, whoever asks."""
+        await asyncio.shield(self._begin_stop())
+
+    async def _stop_vm(self) -> None:
         """End the guest and the VM within a budget. The ledger ends what is left, and a boot that is still under way."""
         if not self._running.done():
             self._running.set_exception(FailedPrecondition("boot VM", "", "the pod was stopped while it booted"))
@@ -344,8 +362,14 @@ class Pod:
         """Shutdown of a task is a hint: the pod ends when no container is left. Says whether it does."""
         if self.containers or self._creating:
             return False
-        self.stopping.set()
+        self.stop()
         return True
+
+    def stop(self) -> None:
+        """The pod ends. It is on record before anyone is told, for `delete` follows on the heels of Shutdown's reply."""
+        if not self.stopping.is_set():
+            self._on_stopping()
+            self.stopping.set()
 
     def report(self) -> Mapping[str, Any]:
         """What there is, for people: the REPL, `why`, logs."""
