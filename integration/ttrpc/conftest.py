@@ -35,7 +35,7 @@ def gopeer() -> Path:
 @pytest.fixture(scope="session")
 def rustpeer() -> Path:
     target = CACHE / "target-ttrpc"
-    command = ["cargo", "build", "--locked", "--release", "--quiet", "--target-dir", target]
+    command = ["cargo", "build", "--release", "--quiet", "--target-dir", target]
     subprocess.run(command, cwd=HERE / "rustpeer", check=True)
     return target / "release" / "rustpeer"
 

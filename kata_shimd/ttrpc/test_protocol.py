@@ -1,6 +1,7 @@
 """The pure core: every (role, state, frame), every malformed input, and the two ends against each other."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -428,3 +429,14 @@ TestTwoEnds.settings = settings(max_examples=60, stateful_step_count=30, deadlin
 def test_encoded_ok_status_is_a_response_like_any_other() -> None:
     event = one(client_in(State.UNARY).receive(frame(Kind.RESPONSE, encode_response(Response(Status(0), b"p")))))
     assert event == ResponseReceived(1, Response(Status(0), b"p"))
+
+
+def test_the_table_of_the_docs_is_the_table() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "ttrpc.md").read_text().splitlines()
+    table = [
+        f"| {role.name} | {state.name} | {kind.name} | {after.name} |"
+        for (role, state, kind), after in TRANSITIONS.items()
+    ]
+    begin = lines.index("| sender | state | frame | becomes |") + 2
+    assert lines[begin : begin + len(table)] == table
+    assert lines[begin + len(table)] == ""
