@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import socket
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -42,3 +45,23 @@ def run(request):
             return runner.run(coroutine)
 
     return run
+
+
+@pytest.fixture
+def descriptors():
+    """Count our open descriptors."""
+    return lambda: len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture
+def pair():
+    """Make non-blocking socket pairs, ours first; they are closed in the end."""
+    with ExitStack() as stack:
+
+        def make():
+            ends = socket.socketpair()
+            for end in ends:
+                stack.enter_context(end).setblocking(False)
+            return ends
+
+        yield make

@@ -97,6 +97,11 @@ class Console:
         self._socket = connected
         asyncio.get_running_loop().add_reader(connected, self._on_readable)
 
+    @property
+    def attached(self) -> bool:
+        """Whether QEMU still holds the other end, as far as was read."""
+        return self._socket is not None
+
     def tail(self, limit: int = 4096) -> str:
         """The last ``limit`` characters, harmless to show."""
         return self._ring[-limit:].strip()

@@ -58,17 +58,17 @@ def test_no_device(host):
     assert os.strerror(errno.ENOENT) in choice.why
 
 
-def test_a_device_that_makes_no_vm_leaks_no_descriptor(host):
-    before = len(os.listdir("/proc/self/fd"))
+def test_a_device_that_makes_no_vm_leaks_no_descriptor(host, descriptors):
+    before = descriptors()
     choice = choose(host=replace(host, create_vm=refuses))
     assert (choice.accelerator, "KVM_CREATE_VM" in choice.why) == (Accelerator.TCG, True)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
-def test_success_leaks_no_descriptor(host):
-    before = len(os.listdir("/proc/self/fd"))
+def test_success_leaks_no_descriptor(host, descriptors):
+    before = descriptors()
     choose(host=host)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("setting", [Setting.KVM, Setting.TCG])
