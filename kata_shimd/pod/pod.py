@@ -17,7 +17,7 @@ from kata_shimd.pod import spec as oci
 from kata_shimd.pod.container import Container
 from kata_shimd.pod.lifecycle import Do
 from kata_shimd.pod.ports import Agent, Host, Publisher, Streams, Vm, Vmm
-from kata_shimd.pod.process import SIGKILL, Budgets, is_gone
+from kata_shimd.pod.process import SIGKILL, Budgets, Process, is_gone
 from kata_shimd.pod.values import LOST, CreateSpec, ExecSpec, Exit, VmExit, check_id
 
 _log = logging.getLogger(__name__)
@@ -283,10 +283,24 @@ class Pod:
         except ShimError as error:
             if number != SIGKILL or not is_gone(error) or process.life.ended:
                 raise
-            self._note("kill-escalated", container=container_id, exec=exec_id, error=str(error))
-            vm, _ = await self.booted()
-            vm.kill()
-            await process.wait()
+            await self._escalate(process, str(error))
+            return
+        if number == SIGKILL and not exec_id:
+            self._group.create_task(self._see_dead(process), name=f"see dead {container_id}")
+
+    async def _see_dead(self, process: Process) -> None:
+        """The agent says it has sent SIGKILL to everyone: then init ends soon, or the guest does not do what it says."""
+        try:
+            async with asyncio.timeout(self._budgets.kill):
+                await process.wait()
+        except TimeoutError:
+            await self._escalate(process, "the agent sent SIGKILL, and the process lives on")
+
+    async def _escalate(self, process: Process, why: str) -> None:
+        self._note("kill-escalated", container=process.container_id, exec=process.exec_id, error=why)
+        vm, _ = await self.booted()
+        vm.kill()
+        await process.wait()
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         """Change a live container's limits in the guest."""

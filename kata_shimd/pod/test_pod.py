@@ -262,6 +262,15 @@ async def test_sigkill_that_the_agent_does_not_carry_out_ends_the_vm(world):
         assert "kill-escalated" in w.notes
 
 
+async def test_sigkill_that_the_agent_only_says_it_sent_ends_the_vm(world):
+    async with world() as w:
+        await w.running()
+        w.guest.deaf = True
+        await w.pod.kill("c1", "", 9, everyone=True)
+        assert (await w.pod.container("c1").init.wait()).status == 255
+        assert "kill-escalated" in w.notes
+
+
 async def test_kill_works_while_start_hangs(world):
     async with world() as w, asyncio.TaskGroup() as group:
         await w.create()

@@ -42,7 +42,7 @@ class GuestProcess:
 
 
 class Guest:
-    """An agent. ``silent`` makes it answer nothing, ``refuse`` answers an RPC with a status."""
+    """An agent. RPCs in ``silent`` are never answered, those in ``refuse`` with a status; ``deaf`` only says it sent a signal."""
 
     def __init__(self) -> None:
         self.processes: dict[tuple[str, str], GuestProcess] = {}
@@ -118,7 +118,7 @@ class Guest:
         target = self.process(container_id, exec_id)
         if target.status.done() and (exec_id or signal != 9):
             raise AgentRefused("signal", container_id, Code.NOT_FOUND, "it has ended")
-        if self.deaf and signal != 9:
+        if self.deaf:
             return
         everyone = (
             [p for (c, e), p in self.processes.items() if c == container_id]
