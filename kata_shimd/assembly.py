@@ -18,6 +18,7 @@ from kata_shimd.api import runtime_options, wkt
 from kata_shimd.config import Loaded, options
 from kata_shimd.config import load as load_config
 from kata_shimd.config.model import Accelerator, Timeouts
+from kata_shimd.debug.record import RecordingPublisher
 from kata_shimd.errors import InvalidArgument
 from kata_shimd.host.files import HostFiles
 from kata_shimd.host.process import Gate
@@ -116,7 +117,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         vmm=Booter(arguments, parts, choice, timeouts),
         host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared"),
         streams=HostStreams(),
-        publisher=publisher,
+        publisher=RecordingPublisher(publisher, parts.journal.write),
     )
     pod = Pod(
         south,

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from kata_shimd import assembly, fds, log
+from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
 from kata_shimd.config.model import EventLoop
 from kata_shimd.errors import ShimError
-from kata_shimd.journal import Journal
+from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Ledger, Phase
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,15 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
     )
-    journal.write("daemon", pid=os.getpid(), namespace=arguments.namespace, id=arguments.sandbox_id)
+    journal.begin(
+        "daemon",
+        pid=os.getpid(),
+        namespace=arguments.namespace,
+        id=arguments.sandbox_id,
+        address=arguments.address,
+        version=__version__,
+    )
+    _prune(arguments.run_dir, keep=loaded.config.shimd.journal_keep)
     for warning in loaded.warnings:
         journal.write("warning", text=warning)
         _log.warning("%s", warning)
@@ -122,7 +130,17 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
             raise _Ended
     except* _Ended:
         pass
+    except* Exception as failures:
+        said = "".join(traceback.format_exception(failures))
+        journal.write("daemon-failed", traceback=said[-MAX_VALUE:])
+        raise
     journal.write("daemon-ended")
+
+
+def _prune(run_dir: Path, *, keep: int) -> None:
+    """Journals of dead pods are kept for `why`, but not for ever."""
+    live = {path.name for path in (run_dir / "pods").iterdir()}
+    prune(run_dir / "journal", live, keep=keep)
 
 
 async def _live(

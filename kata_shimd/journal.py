@@ -7,12 +7,16 @@ JSON lines in ``RUN/journal/<pod>.jsonl``, each ``{"t": <unix ns>, "event": ...,
 import json
 import os
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 MAX_VALUE: Final = 2048
 MAX_BYTES: Final = 1 << 20
 KEEP_DEAD: Final = 64
+OLD: Final = ".jsonl.old"
+#: How many lines are repeated in each new file at most.
+MAX_HEAD: Final = 32
 
 
 class Journal:
@@ -23,18 +27,19 @@ class Journal:
         self._max = max_bytes
         self._size = 0
         self._fd = -1
+        self._head: list[bytes] = []
         self._open()
 
     def write(self, event: str, /, **fields: Any) -> None:
         """Write one event; ``fields`` are anything JSON can say, other values are shown by repr."""
-        line = {"t": time.time_ns(), "event": event, **{k: _cut(v) for k, v in fields.items()}}
-        raw = json.dumps(line, separators=(",", ":"), default=repr).encode(errors="replace") + b"\n"
-        if self._size + len(raw) > self._max:
-            self._rotate()
-        try:
-            self._size += os.write(self._fd, raw)
-        except OSError:
-            pass
+        self._append(_line(event, fields))
+
+    def begin(self, event: str, /, **fields: Any) -> None:
+        """As `write`, for what every reader needs, such as whose journal it is: never rotated away."""
+        raw = _line(event, {**fields, "head": True})
+        self._append(raw)
+        if len(self._head) < MAX_HEAD:
+            self._head.append(raw)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -49,13 +54,31 @@ class Journal:
         except OSError:
             self._fd = -1
 
+    def _append(self, raw: bytes) -> None:
+        if self._size + len(raw) > self._max:
+            self._rotate()
+        try:
+            self._size += os.write(self._fd, raw)
+        except OSError:
+            pass
+
     def _rotate(self) -> None:
         self.close()
         try:
-            self.path.replace(self.path.with_suffix(".jsonl.old"))
+            self.path.replace(self.path.with_suffix(OLD))
         except OSError:
             pass
         self._open()
+        for raw in self._head:
+            try:
+                self._size += os.write(self._fd, raw)
+            except OSError:
+                pass
+
+
+def _line(event: str, fields: Mapping[str, Any]) -> bytes:
+    line = {"t": time.time_ns(), "event": event, **{k: _cut(v) for k, v in fields.items()}}
+    return json.dumps(line, separators=(",", ":"), default=repr).encode(errors="replace") + b"\n"
 
 
 def _cut(value: Any) -> Any:
@@ -64,26 +87,48 @@ def _cut(value: Any) -> Any:
     return value
 
 
+def files(path: Path) -> tuple[Path, Path]:
+    """The files of a journal, the older generation first; either may be missing."""
+    return path.with_suffix(OLD), path
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All events of a journal, the older generation first; lines torn by a crash are passed over."""
     events: list[dict[str, Any]] = []
-    for file in (path.with_suffix(".jsonl.old"), path):
+    heads: set[str] = set()
+    for raw in _lines(path):
         try:
-            text = file.read_text(errors="replace")
+            event = json.loads(raw)
+        except ValueError:
+            continue
+        if not isinstance(event, dict) or (event.get("head") and raw in heads):
+            continue
+        if event.get("head"):
+            heads.add(raw)
+        events.append(event)
+    return events
+
+
+def _lines(path: Path) -> Iterator[str]:
+    for file in files(path):
+        try:
+            yield from file.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             continue
-        for raw in text.splitlines():
-            try:
-                events.append(json.loads(raw))
-            except ValueError:
-                continue
-    return events
 
 
 def prune(directory: Path, live: set[str], *, keep: int = KEEP_DEAD) -> None:
     """Remove the oldest journals of pods that are not ``live`` (by hash), keeping the newest ``keep``."""
     dead = [file for file in directory.glob("*.jsonl") if file.stem not in live]
-    dead.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    dead.sort(key=_modified, reverse=True)
     for file in dead[keep:]:
         file.unlink(missing_ok=True)
-        file.with_suffix(".jsonl.old").unlink(missing_ok=True)
+        file.with_suffix(OLD).unlink(missing_ok=True)
+
+
+def _modified(file: Path) -> float:
+    """Several daemons may prune at once: one that is gone already counts as the oldest."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -23,6 +23,17 @@ def test_it_is_bounded_and_keeps_the_newest(tmp_path):
     assert journal.read(writer.path)[-1]["number"] == 999
 
 
+def test_what_was_begun_is_never_rotated_away_and_read_once(tmp_path):
+    writer = journal.Journal(tmp_path / "h.jsonl", max_bytes=4000)
+    writer.begin("daemon", id="pod")
+    for number in range(1000):
+        writer.write("tick", number=number)
+    events = journal.read(writer.path)
+    assert [event["id"] for event in events if event["event"] == "daemon"] == ["pod"]
+    assert events[0]["event"] == "daemon"
+    assert (tmp_path / "h.jsonl").stat().st_size <= 4000
+
+
 def test_long_values_are_cut(tmp_path):
     writer = journal.Journal(tmp_path / "h.jsonl")
     writer.write("console", text="x" * 10000)
