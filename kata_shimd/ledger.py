@@ -1,8 +1,9 @@
 """The ledger: what of this pod exists on the host, written before it is made.
 
-One append-only file of JSON lines per pod (format: ``docs/contracts.md``). This module only records. Undoing is done by one
-program, ``containerd-shim-kata-v2 undo``, for the daemon's own teardown, for containerd's ``delete`` and for a daemon that takes over,
-so that there is no second teardown anywhere. Nothing may be made on the host without a record written ahead.
+One append-only file of JSON lines per pod (format: ``docs/contracts.md``). This module only records. Undoing is done by
+one program, ``containerd-shim-kata-v2 undo``, for the daemon's own teardown, for containerd's ``delete`` and for a daemon
+that takes over, so that there is no second teardown anywhere. Nothing may be made on the host without a record written
+ahead.
 """
 
 import json
