@@ -6,9 +6,10 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
-use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, clear_ambient_capability_set};
 use rustix::thread::{
@@ -27,6 +28,8 @@ pub const CANNOT_EXEC: u8 = 127;
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     fd: i32,
+    /// (to, from): numbers that ARGV's program expects its descriptors at.
+    fds: Vec<(i32, i32)>,
     cgroups: Vec<PathBuf>,
     oom_score_adj: Option<i32>,
     netns: Option<PathBuf>,
@@ -66,6 +69,7 @@ impl Plan {
                 "--drop-caps" => plan.drop_caps = true,
                 "--netns" => plan.netns = Some(value(option, words.next())?.into()),
                 "--cgroup" => plan.cgroups.push(value(option, words.next())?.into()),
+                "--fd" => plan.fds.push(mapping(option, words.next())?),
                 "--chdir" => plan.chdir = Some(value(option, words.next())?.into()),
                 "--oom-score-adj" => plan.oom_score_adj = Some(number(option, words.next())?),
                 "--nofile" => plan.nofile = Some(number(option, words.next())?),
@@ -94,6 +98,9 @@ impl Plan {
     }
 
     fn change(&self) -> Outcome<()> {
+        for (to, from) in &self.fds {
+            renumber(*to, *from).during("place descriptor", to)?;
+        }
         for cgroup in &self.cgroups {
             let procs = cgroup.join("cgroup.procs");
             fs::write(&procs, "0").during("join cgroup", procs.display())?;
@@ -150,6 +157,13 @@ impl Plan {
     }
 }
 
+/// Make `from` be `to` as well, for the program to inherit.
+fn renumber(to: i32, from: i32) -> Result<(), rustix::io::Errno> {
+    // SAFETY: both numbers are the spawner's to give; nothing in this process owns a descriptor of either number.
+    let (from, to) = unsafe { (BorrowedFd::borrow_raw(from), OwnedFd::from_raw_fd(to)) };
+    rustix::io::dup2(from, &mut ManuallyDrop::new(to))
+}
+
 fn enter_netns(path: &PathBuf) -> io::Result<()> {
     let netns = fs::File::open(path)?;
     Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?)
@@ -180,6 +194,17 @@ fn number<T: std::str::FromStr<Err: std::fmt::Display>>(option: &str, word: Opti
     value(option, word)?.parse().during("read gate", option)
 }
 
+/// `TO=FROM`, two descriptors.
+fn mapping(option: &str, word: Option<&String>) -> Outcome<(i32, i32)> {
+    let text = value(option, word)?;
+    let (to, from) = text.split_once('=').ok_or_else(|| Failure::new("read gate", option, "want TO=FROM"))?;
+    let pair: (i32, i32) = (to.parse().during("read gate", option)?, from.parse().during("read gate", option)?);
+    match pair.0 >= 0 && pair.1 >= 0 {
+        true => Ok(pair),
+        false => Err(Failure::new("read gate", option, "negative")),
+    }
+}
+
 /// A list like `1,2`; empty means none.
 fn numbers(option: &str, word: Option<&String>) -> Outcome<Vec<u32>> {
     let list = value(option, word)?.split(',').filter(|id| !id.is_empty());
@@ -198,10 +223,11 @@ mod tests {
     fn every_option() {
         let plan = parse(
             "7 --netns /n --cgroup /a --cgroup /b --oom-score-adj -5 --uid 1 --gid 2 --groups 3,4 --no-new-privs \
-             --drop-caps --chdir /c --nofile 99 -- /bin/x --netns y",
+             --drop-caps --chdir /c --nofile 99 --fd 3=11 --fd 4=12 -- /bin/x --netns y",
         );
         let expected = Plan {
             fd: 7,
+            fds: vec![(3, 11), (4, 12)],
             cgroups: vec!["/a".into(), "/b".into()],
             oom_score_adj: Some(-5),
             netns: Some("/n".into()),
@@ -219,9 +245,19 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        for line in
-            ["", "x -- /a", "3", "3 --", "3 --colour red -- /a", "3 --uid -- /a", "3 --uid", "3 --groups a -- /x"]
-        {
+        for line in [
+            "",
+            "3 --fd 3 -- /a",
+            "3 --fd a=b -- /a",
+            "3 --fd 3=-1 -- /a",
+            "x -- /a",
+            "3",
+            "3 --",
+            "3 --colour red -- /a",
+            "3 --uid -- /a",
+            "3 --uid",
+            "3 --groups a -- /x",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }
