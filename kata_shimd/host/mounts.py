@@ -7,6 +7,7 @@ followed (targets are made by us in directories the guest cannot write).
 import ctypes
 import errno
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -92,21 +93,21 @@ _PROPAGATION: Final = {
     "runbindable": Flag.UNBINDABLE | Flag.REC,
 }
 
-#: The flags that a bind mount has of its own, and can only be given by a second call.
-_PER_MOUNT: Final = (
-    Flag.RDONLY | Flag.NOSUID | Flag.NODEV | Flag.NOEXEC | Flag.NOATIME | Flag.NODIRATIME | Flag.RELATIME
-    | Flag.NOSYMFOLLOW
-)  # fmt: skip
-#: statvfs's ST_* that a remount must repeat or lose; their numbers are not MS_*'s.
-_KEPT: Final = {
-    os.ST_RDONLY: Flag.RDONLY,
-    os.ST_NOSUID: Flag.NOSUID,
-    os.ST_NODEV: Flag.NODEV,
-    os.ST_NOEXEC: Flag.NOEXEC,
-    os.ST_NOATIME: Flag.NOATIME,
-    os.ST_NODIRATIME: Flag.NODIRATIME,
-    os.ST_RELATIME: Flag.RELATIME,
+#: linux/mount.h, MOUNT_ATTR_*: the flags that a bind mount has of its own.
+_ATTRIBUTES: Final = {
+    Flag.RDONLY: 0x1,
+    Flag.NOSUID: 0x2,
+    Flag.NODEV: 0x4,
+    Flag.NOEXEC: 0x8,
+    Flag.RELATIME: 0x0,
+    Flag.NOATIME: 0x10,
+    Flag.STRICTATIME: 0x20,
+    Flag.NODIRATIME: 0x80,
+    Flag.NOSYMFOLLOW: 0x20_0000,
 }
+#: One of three values, so the bits of the others go.
+_ATIME: Final = Flag.RELATIME | Flag.NOATIME | Flag.STRICTATIME
+_ATTRIBUTES_ATIME: Final = 0x70
 
 #: The kernel reads one page of data, terminated by a zero.
 MAX_DATA: Final = os.sysconf("SC_PAGE_SIZE") - 1
@@ -115,6 +116,21 @@ _AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_ATTR_MOUNT_ROOT: Final = 0x2000
 _CLONE_FS: Final = 0x200
+
+#: System calls since Linux 5.2 and 5.12; the same numbers on every architecture.
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOVE_MOUNT: Final = 429
+_SYS_MOUNT_SETATTR: Final = 442
+_OPEN_TREE_CLONE: Final = 0x1
+_AT_RECURSIVE: Final = 0x8000
+_AT_EMPTY_PATH: Final = 0x1000
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+
+_HINTS: Final = {
+    errno.EINVAL: "see the kernel's log",
+    errno.EIO: "see the kernel's log",
+    errno.ENOSYS: "the kernel is older than 5.12",
+}
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -209,22 +225,42 @@ def is_mount_point(path: Path) -> bool:
 
 
 def _bind(source: str, target: Path, flags: Flag) -> None:
-    _call(source, target, None, Flag.BIND | (flags & Flag.REC), None)
-    own = flags & _PER_MOUNT
-    if own:
-        _call(None, target, None, Flag.REMOUNT | Flag.BIND | own | _kept_flags(target), None)
-
-
-def _kept_flags(path: Path) -> Flag:
+    own = [flag for flag in _ATTRIBUTES if flag in flags]
+    if not own:
+        _call(source, target, None, Flag.BIND | (flags & Flag.REC), None)
+        return
+    # A remount reaches only the mount it is done to, not those it was propagated to: the guest would be served a read-only volume
+    # writable. So the mount is attached with its flags.
+    where = f"{source} at {target}"
+    fd = _syscall("mount bind", where, _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _open_tree_flags(flags))
     try:
-        present = os.statvfs(path).f_flag
-    except OSError as error:
-        raise HostFailed("remount", str(path), error.strerror or "") from error
-    kept = _NONE
-    for bit, flag in _KEPT.items():
-        if present & bit:
-            kept |= flag
-    return kept
+        attributes = _attributes(flags, own)
+        empty = ctypes.c_char_p(b"")
+        size = ctypes.c_size_t(len(attributes))
+        _syscall("set mount flags", where, _SYS_MOUNT_SETATTR, fd, empty, _AT_EMPTY_PATH, attributes, size)
+        to = os.fsencode(target)
+        _syscall("mount bind", where, _SYS_MOVE_MOUNT, fd, empty, _AT_FDCWD, to, _MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(fd)
+
+
+def _open_tree_flags(flags: Flag) -> int:
+    return _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if Flag.REC in flags else 0)
+
+
+def _attributes(flags: Flag, own: Iterable[Flag]) -> bytes:
+    """struct mount_attr: what to set, what to clear, propagation and user namespace left alone."""
+    wanted = 0
+    for flag in own:
+        wanted |= _ATTRIBUTES[flag]
+    return struct.pack("=QQQQ", wanted, _ATTRIBUTES_ATIME if flags & _ATIME else 0, 0, 0)
+
+
+def _syscall(step: str, obj: str, *words: object) -> int:
+    result = int(_libc.syscall(*words))
+    if result < 0:
+        raise _failed(step, obj)
+    return result
 
 
 def _mount_fs(what: Mount, target: Path, options: Options) -> None:
@@ -301,5 +337,4 @@ def _encoded(text: str | None) -> bytes | None:
 
 def _failed(step: str, obj: str) -> HostFailed:
     number = ctypes.get_errno()
-    hint = "see the kernel's log" if number in (errno.EINVAL, errno.EIO) else ""
-    return HostFailed(step, obj, os.strerror(number), hint=hint)
+    return HostFailed(step, obj, os.strerror(number), hint=_HINTS.get(number, ""))

@@ -23,12 +23,15 @@ class Diagnosis:
         return "; ".join(
             (
                 f"QEMU lives, status {self.status}" if self.alive else f"QEMU is dead: {self.cause}",
-                f"its stderr: {_last_lines(self.stderr)}",
-                f"the console: {_last_lines(self.console)}",
+                f"its stderr: {_telling(self.stderr)}",
+                f"the console: {_telling(self.console)}",
                 f"boot: {took}",
             )
         )
 
 
-def _last_lines(text: str) -> str:
-    return " | ".join(text.splitlines()[-_LINES:]) or "silent"
+def _telling(text: str) -> str:
+    """The last lines, and before them the line of a kernel's panic, which a trace of calls would push out of sight."""
+    lines = text.splitlines()
+    panic = [line for line in lines[:-_LINES] if "Kernel panic" in line]
+    return " | ".join([*panic[-1:], *lines[-_LINES:]]) or "silent"

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ _LAST_WORDS_SECONDS: Final = 1.0
 _STATUS_SECONDS: Final = 1.0
 #: How long a process in the kernel's hands may take to die of SIGKILL.
 _KILLED_SECONDS: Final = 10.0
-_TAIL: Final = 2000
+_TAIL: Final = 4000
 _DEFAULT_BUDGETS: Final = Budgets()
 
 
@@ -99,6 +99,10 @@ class Machine:
     # --- for the daemon ----------------------------------------------------------------------------------------------
 
     @property
+    def ended(self) -> bool:
+        return self._end.done()
+
+    @property
     def console(self) -> Console:
         return self._console
 
@@ -121,10 +125,10 @@ class Machine:
             except Ended:
                 raise await self.failure("dial agent", str(self._agent)) from None
             except DeadlineExceeded as error:
-                raise await self.failure(error.step, error.obj, error.cause, hint=error.hint) from error
+                raise await self.failure("dial agent", str(self._agent), error.cause) from error
             except VmFailed as error:
                 await self.settle()
-                raise await self.failure(error.step, error.obj, error.cause) from error
+                raise await self.failure("dial agent", str(self._agent), error.cause) from error
 
     async def diagnose(self) -> Diagnosis:
         """Everything that is known, within a second."""
@@ -168,14 +172,23 @@ class Machine:
         self._journal.write("qmp-event", name=event, data=str(data))
 
     async def _watch_qemu(self) -> None:
-        status = await self._qemu.wait()
-        if self._monitor is not None:
-            await self._monitor.ended(_LAST_WORDS_SECONDS)
-            await self._monitor.close()
-        self._console.close()
+        try:
+            status = await self._qemu.wait()
+            if self._monitor is not None:
+                await self._monitor.ended(_LAST_WORDS_SECONDS)
+        finally:
+            await self._let_go()
         end = self._describe(status)
         self._journal.write("qemu-ended", cause=end.cause, **end.detail)
         self._end.set_result(end)
+
+    async def _let_go(self) -> None:
+        """Close what is ours. A daemon that ends before QEMU does leaves it running, for another to adopt."""
+        if self._qemu.returncode is None:
+            self._qemu.forget()
+        if self._monitor is not None:
+            await self._monitor.close()
+        self._console.close()
 
     def _describe(self, status: int) -> VmExit:
         self._blame_virtiofsd()
@@ -196,7 +209,11 @@ class Machine:
 
     async def _watch_virtiofsd(self, process: Process) -> None:
         """Without its files the guest cannot go on, and virtiofsd cannot be started again under it."""
-        status = await process.wait()
+        try:
+            status = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.forget()
         if status in (0, UNKNOWN_STATUS):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FOLLOWS_SECONDS):
@@ -262,14 +279,14 @@ async def boot(
     with phases("share"):
         directory = share.make(ledger, pod_dir)
     with phases("spawn"):
-        machine = _spawn(spec, server, directory, ledger, journal, gate, budgets, phases)
+        machine = await _spawn(spec, server, directory, ledger, journal, gate, budgets, phases)
     machine.watch(group)
     with phases("qmp"):
         await _reach(machine, spec)
     return machine
 
 
-def _spawn(
+async def _spawn(
     spec: VmSpec,
     server: virtiofsd.Server,
     directory: share.SharedDirectory,
@@ -281,14 +298,23 @@ def _spawn(
 ) -> Machine:
     """Bind every socket, begin to listen to the console, then let virtiofsd and QEMU go."""
     pod_dir = ledger.pod_dir
-    console = Console(pod_dir / CONSOLE_LOG, limit=spec.console_log_bytes)
-    with ExitStack() as ours:
-        files = server.start(ours, directory, ledger, gate, debug=spec.debug)
-        wires = _wires(spec, ours, pod_dir, files.socket.fileno())
-        channel = _channel(wires, ledger)
-        console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
-        process = qemu.start(spec, wires, ledger, gate, needs=(files.process.record,))
+    async with AsyncExitStack() as undo:
+        console = Console(pod_dir / CONSOLE_LOG, limit=spec.console_log_bytes)
+        undo.callback(console.close)
+        with ExitStack() as ours:
+            files = server.start(ours, directory, ledger, gate, debug=spec.debug)
+            undo.push_async_callback(_kill, files.process)
+            wires = _wires(spec, ours, pod_dir, files.socket.fileno())
+            channel = _channel(wires, ledger)
+            console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
+            process = qemu.start(spec, wires, ledger, gate, needs=(files.process.record,))
+        undo.pop_all()
     return Machine(pod_dir, journal, budgets, (process, files.process), console, channel, phases)
+
+
+async def _kill(process: Process) -> None:
+    process.kill()
+    await process.wait()
 
 
 def _wires(spec: VmSpec, ours: ExitStack, pod_dir: Path, share_fd: int) -> Wires:
@@ -355,7 +381,6 @@ async def adopt(
     if process is None:
         return None
     console = Console(pod_dir / CONSOLE_LOG, limit=console_log_bytes)
-    console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
     files = _adopted(ledger, virtiofsd.WHAT, pod_dir / virtiofsd.STDERR)
     values = ledger.state.values
     channel = Channel(pod_dir / sockets.AGENT, bytes.fromhex(values.get(SECRET, "")), values.get(CID))
@@ -363,10 +388,13 @@ async def adopt(
     machine.watch(group)
     with phases("qmp"):
         try:
+            console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
             await machine.connect_monitor()
-        except Ended:
-            return None
-    return machine
+        except (Ended, ShimError):
+            await machine.settle()
+            if not machine.ended:
+                raise
+    return None if machine.ended else machine
 
 
 def _adopted(ledger: Ledger, what: str, stderr: Path) -> Process | None:
