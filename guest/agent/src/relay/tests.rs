@@ -1,0 +1,112 @@
+//! The relay over a socket pair, which unlike a real port ends when its peer closes; hang-ups of real ports are
+//! covered by the tests that boot a virtual machine.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+
+use tokio::net::UnixStream;
+
+use super::scanner::{HELLO, SECRET_LEN};
+use super::*;
+
+struct Host {
+    port: UnixStream,
+    connections: mpsc::Receiver<io::Result<Connection>>,
+}
+
+fn start() -> Host {
+    let (guest, host) = StdStream::pair().unwrap();
+    guest.set_nonblocking(true).unwrap();
+    host.set_nonblocking(true).unwrap();
+    let (sender, connections) = mpsc::channel(1);
+    let relay = Relay::new(Port::new(OwnedFd::from(guest)).unwrap(), sender);
+    tokio::spawn(relay.run());
+    Host { port: UnixStream::from_std(host).unwrap(), connections }
+}
+
+impl Host {
+    async fn hello(&mut self, session: u8) {
+        let bytes = [&HELLO[..], &[9; SECRET_LEN], &[session; 16]].concat();
+        self.port.write_all(&bytes).await.unwrap();
+    }
+
+    async fn expect(&mut self, expected: &[u8]) {
+        let mut bytes = vec![0; expected.len()];
+        self.port.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(bytes, expected);
+    }
+
+    async fn expect_ack(&mut self, session: u8) {
+        self.expect(&[&ACK[..], &[session; 16]].concat()).await;
+    }
+
+    async fn connection(&mut self) -> Connection {
+        self.connections.recv().await.unwrap().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn relays_both_ways() {
+    let mut host = start();
+    host.hello(1).await;
+    let mut server = host.connection().await;
+    host.expect_ack(1).await;
+    host.port.write_all(b"request").await.unwrap();
+    let mut request = [0; 7];
+    server.read_exact(&mut request).await.unwrap();
+    assert_eq!(&request, b"request");
+    server.write_all(b"reply").await.unwrap();
+    host.expect(b"reply").await;
+}
+
+#[tokio::test]
+async fn more_than_the_buffers_hold_arrives_complete() {
+    let mut host = start();
+    host.hello(1).await;
+    let mut server = host.connection().await;
+    host.expect_ack(1).await;
+    let big: Vec<u8> = (0..3_000_000u32).map(|i| (i % 253) as u8).collect();
+    let reply = big.clone();
+    let writer = tokio::spawn(async move {
+        server.write_all(&reply).await.unwrap();
+        server
+    });
+    host.expect(&big).await;
+    let mut server = writer.await.unwrap();
+    let request = big.clone();
+    let sender = tokio::spawn(async move { host.port.write_all(&request).await.map(|()| host) });
+    let mut received = vec![0; big.len()];
+    server.read_exact(&mut received).await.unwrap();
+    assert!(received == big);
+    sender.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn repeated_hello_is_answered_once() {
+    let mut host = start();
+    host.hello(1).await;
+    host.hello(1).await;
+    let mut server = host.connection().await;
+    host.expect_ack(1).await;
+    server.write_all(b"reply").await.unwrap();
+    host.expect(b"reply").await;
+}
+
+#[tokio::test]
+async fn new_session_ends_the_old_one() {
+    let mut host = start();
+    host.hello(1).await;
+    let mut old = host.connection().await;
+    host.expect_ack(1).await;
+    host.port.write_all(b"cut fra").await.unwrap();
+    host.hello(2).await;
+    let mut new = host.connection().await;
+    host.expect_ack(2).await;
+    let mut rest = Vec::new();
+    old.read_to_end(&mut rest).await.unwrap();
+    assert!(!rest.windows(8).any(|window| window == &HELLO[..8]));
+    host.port.write_all(b"whole").await.unwrap();
+    let mut bytes = [0; 5];
+    new.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"whole");
+}

@@ -1,0 +1,60 @@
+//! The namespaces that all containers of the pod share, kept alive without a process in them.
+//!
+//! Owns: the bind mounts below `/run/sandbox-ns`. Must never happen: the agent itself enters one of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::sched::{unshare, CloneFlags};
+use nix::unistd::{sethostname, Pid};
+
+use crate::error::{Context, Error, Result};
+use crate::paths::NAMESPACES;
+
+/// The longest host name the kernel takes.
+const HOSTNAME: usize = 64;
+
+/// Makes the IPC and the UTS namespace, the latter with this host name, and keeps them.
+pub fn make(hostname: &str) -> Result<()> {
+    fs::create_dir_all(NAMESPACES).at("make", NAMESPACES)?;
+    let hostname: String = hostname.chars().take(HOSTNAME).collect();
+    // A thread of its own: what it unshares ends with it, but for the bind mounts.
+    let thread = std::thread::spawn(move || make_here(&hostname));
+    thread.join().unwrap_or_else(|_| Err(Error::internal("make namespaces: the thread died")))
+}
+
+fn make_here(hostname: &str) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS).at("unshare", "ipc, uts")?;
+    if !hostname.is_empty() {
+        sethostname(hostname).at("set", "host name")?;
+    }
+    keep("ipc", Path::new("/proc/thread-self/ns/ipc"))?;
+    keep("uts", Path::new("/proc/thread-self/ns/uts"))
+}
+
+/// Keeps the PID namespace whose first process this is.
+pub fn keep_pid(first: Pid) -> Result<()> {
+    fs::create_dir_all(NAMESPACES).at("make", NAMESPACES)?;
+    keep("pid", Path::new(&format!("/proc/{first}/ns/pid")))
+}
+
+fn keep(kind: &str, namespace: &Path) -> Result<()> {
+    let target = path(kind);
+    fs::write(&target, "").at("make", target.display())?;
+    mount(Some(namespace), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).at("bind", target.display())
+}
+
+/// Where a kept namespace is.
+pub fn path(kind: &str) -> PathBuf {
+    Path::new(NAMESPACES).join(kind)
+}
+
+/// Lets go of all of them.
+pub fn drop_all() {
+    for kind in ["ipc", "uts", "pid"] {
+        // Those that were never made are not there.
+        let _ = umount2(&path(kind), MntFlags::MNT_DETACH);
+        let _ = fs::remove_file(path(kind));
+    }
+}
