@@ -21,6 +21,7 @@ from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.debug.record import RecordingPublisher
 from kata_shimd.errors import InvalidArgument
 from kata_shimd.host.files import HostFiles
+from kata_shimd.host.logger import Loggers
 from kata_shimd.host.process import Gate
 from kata_shimd.host.stdio import HostStreams
 from kata_shimd.journal import Journal
@@ -116,7 +117,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     south = South(
         vmm=Booter(arguments, parts, choice, timeouts),
         host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared"),
-        streams=HostStreams(),
+        streams=HostStreams(_loggers(arguments, parts, timeouts).start),
         publisher=RecordingPublisher(publisher, parts.journal.write),
     )
     pod = Pod(
@@ -136,6 +137,11 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     )
     parts.group.create_task(publisher.run(), name="publisher")
     return Shim(pod, server, publisher)
+
+
+def _loggers(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> Loggers:
+    gate = Gate(launcher=arguments.launcher)
+    return Loggers(parts.ledger, gate, arguments.namespace, ready_seconds=timeouts.hotplug)
 
 
 def budgets(timeouts: Timeouts) -> Budgets:

@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,6 +36,8 @@ class Gate:
     drop_caps: bool = False
     nofile: int | None = None
     chdir: Path | None = None
+    #: (to, from): numbers at which the program finds its descriptors.
+    fds: tuple[tuple[int, int], ...] = ()
 
     def argv(self, fd: int, argv: Sequence[str | Path]) -> list[str]:
         """The command that waits on ``fd`` and then becomes ``argv``."""
@@ -45,6 +47,8 @@ class Gate:
         options += [*_option("--uid", self.uid), *_option("--gid", self.gid)]
         options += _option("--groups", ",".join(map(str, self.groups)) if self.uid is not None else None)
         options += [*_option("--nofile", self.nofile), *_option("--chdir", self.chdir)]
+        for to, source in self.fds:
+            options += _option("--fd", f"{to}={source}")
         options += ["--no-new-privs"] * self.no_new_privs + ["--drop-caps"] * self.drop_caps
         return [str(self.launcher), "gate", str(fd), *options, "--", *map(str, argv)]
 
@@ -129,8 +133,11 @@ def spawn(
     needs: Iterable[int] = (),
     polite: bool = False,
     grace_ms: int = 0,
+    env: Mapping[str, str] | None = None,
 ) -> Process:
     """Record and run ``argv``; fds in ``pass_fds`` keep their numbers. stdin and stdout are /dev/null.
+
+    ``env`` is the whole environment, ours when None.
 
     It does not wait: an ``argv`` that cannot be executed is seen as an early end with status 127 and a line on stderr.
 
@@ -139,7 +146,7 @@ def spawn(
     record = ledger.plan(Kind.PROCESS, scope=scope, needs=needs, what=what, polite=polite, grace_ms=grace_ms)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
-        pid = _fork(gate.argv(read_end, argv), (read_end, *pass_fds), stderr, what)
+        pid = _fork(gate.argv(read_end, argv), (read_end, *pass_fds), stderr, what, env)
         pidfd = os.pidfd_open(pid)
         start = start_time(pid)
         ledger.made(record, pid=pid, start=start)
@@ -168,18 +175,20 @@ async def run(argv: Sequence[str | Path], *, what: str, limit: int = 8192) -> tu
         os.close(fd)
 
 
-def _fork(argv: Sequence[str], fds: Sequence[int], stderr: Path, what: str) -> int:
+def _fork(argv: Sequence[str], fds: Sequence[int], stderr: Path, what: str, env: Mapping[str, str] | None) -> int:
     try:
         err = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostFailed(f"start {what}", str(stderr), error.strerror or "") from error
     try:
-        return _popen(argv, fds, err, what)
+        return _popen(argv, fds, err, what, env)
     finally:
         os.close(err)
 
 
-def _popen(argv: Sequence[str], fds: Sequence[int], stderr: int, what: str) -> int:
+def _popen(
+    argv: Sequence[str], fds: Sequence[int], stderr: int, what: str, env: Mapping[str, str] | None = None
+) -> int:
     try:
         child = subprocess.Popen(
             argv,
@@ -189,6 +198,7 @@ def _popen(argv: Sequence[str], fds: Sequence[int], stderr: int, what: str) -> i
             pass_fds=fds,
             start_new_session=True,
             cwd="/",
+            env=env,
         )
     except OSError as error:
         raise HostFailed(f"start {what}", str(error.filename or argv[0]), error.strerror or "") from error

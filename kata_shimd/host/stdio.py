@@ -1,4 +1,4 @@
-"""Standard streams on the host: containerd's FIFOs and its ``file://`` URIs (`containerd.md` §5).
+"""Standard streams on the host: containerd's FIFOs, files and loggers (`containerd.md` §5).
 
 FIFOs are raw non-blocking fds on the loop; nothing here blocks on a client that is not there, has gone, or comes
 back. An output FIFO
@@ -8,6 +8,7 @@ is opened for reading too, so that a client's restart is neither EPIPE nor end o
 import asyncio
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -30,7 +31,7 @@ class FifoSource:
             try:
                 return os.read(self._fd, CHUNK)
             except BlockingIOError:
-                await _readable(self._fd)
+                await readable(self._fd)
 
     def end(self) -> None:
         if self._holder >= 0:
@@ -45,11 +46,11 @@ class FifoSource:
             self._fd = -1
 
 
-class FifoSink:
-    """stdout or stderr."""
+class PipeSink:
+    """A non-blocking fd to write to, ours to close."""
 
-    def __init__(self, path: Path) -> None:
-        self._fd = _open_fifo(path, os.O_RDWR)
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
 
     async def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -66,12 +67,22 @@ class FifoSink:
             self._fd = -1
 
 
+class FifoSink(PipeSink):
+    """stdout or stderr."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(_open_fifo(path, os.O_RDWR))
+
+
 class FileSink:
     """``file:///path``: appended to; stdout and stderr may share it."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise InvalidArgument("open stdio", str(path), error.strerror or "cannot be opened") from error
 
     async def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -84,19 +95,30 @@ class FileSink:
             self._fd = -1
 
 
+AnySink = PipeSink | FileSink
+
+
 class HostStreams:
-    """Opens what containerd names: a path or ``fifo://`` is a FIFO, ``file://`` a file."""
+    """Opens what containerd names: a path or ``fifo://`` is a FIFO, ``file://`` a file, ``binary://`` a logger's pipes.
+
+    ``start_logger`` starts the program of a ``binary://`` URI for a container, and gives its stdout and stderr pipes.
+    """
+
+    def __init__(self, start_logger: Callable[[str, str], Awaitable[tuple[PipeSink, PipeSink]]]) -> None:
+        self._start_logger = start_logger
 
     def open_source(self, uri: str) -> FifoSource | None:
         return FifoSource(_path(uri)) if uri else None
 
-    def open_sinks(
-        self, container_id: str, stdout: str, stderr: str
-    ) -> tuple[FifoSink | FileSink | None, FifoSink | FileSink | None]:
-        """A ``file://`` stdout takes stderr too, whatever stderr says: only stdout's scheme counts."""
-        if stdout.startswith("file://"):
-            return FileSink(_path(stdout)), FileSink(_path(stdout))
-        return _sink(stdout), _sink(stderr)
+    async def open_sinks(self, container_id: str, stdout: str, stderr: str) -> tuple[AnySink | None, AnySink | None]:
+        """Only stdout's scheme counts: a file or a logger takes stderr too, whatever stderr says."""
+        match urlsplit(stdout).scheme:
+            case "binary":
+                return await self._start_logger(container_id, stdout)
+            case "file":
+                return FileSink(_path(stdout)), FileSink(_path(stdout))
+            case _:
+                return _sink(stdout), _sink(stderr)
 
 
 def _sink(uri: str) -> FifoSink | None:
@@ -106,9 +128,8 @@ def _sink(uri: str) -> FifoSink | None:
 def _path(uri: str) -> Path:
     parts = urlsplit(uri)
     if parts.scheme not in ("", "fifo", "file"):
-        raise InvalidArgument(
-            "open stdio", uri, f"unknown scheme {parts.scheme!r}", hint="a FIFO's path, fifo:// or file://"
-        )
+        hint = "a FIFO's path, fifo://, file:// or binary://"
+        raise InvalidArgument("open stdio", uri, f"unknown scheme {parts.scheme!r}", hint=hint)
     path = Path(unquote(parts.path)) if parts.scheme else Path(uri)
     if not path.is_absolute():
         raise InvalidArgument("open stdio", uri, "the path is not absolute")
@@ -126,7 +147,8 @@ def _open_fifo(path: Path, flags: int) -> int:
     return fd
 
 
-async def _readable(fd: int) -> None:
+async def readable(fd: int) -> None:
+    """Wait until there is something to read, or the end."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
     loop.add_reader(fd, _wake, ready)

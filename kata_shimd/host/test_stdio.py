@@ -12,6 +12,13 @@ from kata_shimd.errors import InvalidArgument
 from kata_shimd.host.stdio import FifoSink, FifoSource, HostStreams
 
 
+async def no_logger(_container_id, uri):
+    return ("logger of", uri)
+
+
+STREAMS = HostStreams(no_logger)
+
+
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request):
     factory = asyncio.SelectorEventLoop if request.param == "asyncio" else uvloop.Loop
@@ -119,7 +126,7 @@ def test_closing_leaves_no_fd(run, fifo):
 
 
 async def test_file_uri_takes_both_streams(tmp_path):
-    out, err = HostStreams().open_sinks("c", f"file://{tmp_path}/deep/log", "")
+    out, err = await STREAMS.open_sinks("c", f"file://{tmp_path}/deep/log", "")
     await out.write(b"out\n")
     await err.write(b"err\n")
     out.close()
@@ -130,15 +137,19 @@ async def test_file_uri_takes_both_streams(tmp_path):
 @pytest.mark.parametrize("uri", ["npipe:///x", "relative", "/no/such/fifo"])
 async def test_bad_paths_are_refused_by_name(uri):
     with pytest.raises(InvalidArgument, match="open stdio"):
-        HostStreams().open_sinks("c", uri, "")
+        await STREAMS.open_sinks("c", uri, "")
 
 
 async def test_a_plain_file_is_no_fifo(tmp_path):
     (tmp_path / "f").touch()
     with pytest.raises(InvalidArgument, match="is no FIFO"):
-        HostStreams().open_source(str(tmp_path / "f"))
+        STREAMS.open_source(str(tmp_path / "f"))
+
+
+async def test_binary_uri_goes_to_the_logger():
+    assert await STREAMS.open_sinks("c", "binary:///log?x=y", "ignored") == ("logger of", "binary:///log?x=y")
 
 
 async def test_unwanted_streams_are_none():
-    assert HostStreams().open_source("") is None
-    assert HostStreams().open_sinks("c", "", "") == (None, None)
+    assert STREAMS.open_source("") is None
+    assert await STREAMS.open_sinks("c", "", "") == (None, None)

@@ -121,7 +121,7 @@ class Container:
             process.life.check(Do.START)
             if self.init.life.state is not State.RUNNING:
                 raise FailedPrecondition("start exec", process.life.name, "the container is not running")
-            process.open_streams(self._streams)
+            await process.open_streams(self._streams)
             await self._exec(process)
             process.pid = self._pid
             process.life.commit(Do.START)

@@ -199,7 +199,7 @@ class Pod:
         vm, agent = await self.booted()
         container = self._container(request, vm, agent)
         try:
-            container.init.open_streams(self._south.streams)
+            await container.init.open_streams(self._south.streams)
             await self._share(request.container_id, plan)
             await agent.create_container(
                 request.container_id, guest, (), sandbox_pidns=oci.shares_pod_pid_namespace(spec)

@@ -83,11 +83,11 @@ class Process:
 
     # --- streams -------------------------------------------------------------------------------------------------
 
-    def open_streams(self, streams: Streams) -> None:
+    async def open_streams(self, streams: Streams) -> None:
         """Open the host's side. The readers of the FIFOs are there before us, or come later: either is fine."""
         source = streams.open_source(self.stdio.stdin)
         stderr = "" if self.stdio.terminal else self.stdio.stderr
-        out, err = streams.open_sinks(self.container_id, self.stdio.stdout, stderr)
+        out, err = await streams.open_sinks(self.container_id, self.stdio.stdout, stderr)
         self._input = Input(source, self._write_stdin, self._close_stdin)
         self._outputs = (Output(self._reader(self._agent.read_stdout), out),)
         if not self.stdio.terminal:

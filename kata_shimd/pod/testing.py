@@ -278,7 +278,9 @@ class Streams:
     def open_source(self, uri: str) -> MemorySource | None:
         return self.sources.setdefault(uri, MemorySource()) if uri else None
 
-    def open_sinks(self, container_id: str, stdout: str, stderr: str) -> tuple[MemorySink | None, MemorySink | None]:
+    async def open_sinks(
+        self, container_id: str, stdout: str, stderr: str
+    ) -> tuple[MemorySink | None, MemorySink | None]:
         return self._sink(stdout), self._sink(stderr)
 
     def _sink(self, uri: str) -> MemorySink | None:

@@ -9,7 +9,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
-use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, FromRawFd, OwnedFd};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, clear_ambient_capability_set};
 use rustix::thread::{
@@ -157,11 +157,14 @@ impl Plan {
     }
 }
 
-/// Make `from` be `to` as well, for the program to inherit.
+/// Make `from` be `to`, and no longer `from`: a pipe ends when its last descriptor is closed, and the program knows of one.
 fn renumber(to: i32, from: i32) -> Result<(), rustix::io::Errno> {
+    if to == from {
+        return Ok(());
+    }
     // SAFETY: both numbers are the spawner's to give; nothing in this process owns a descriptor of either number.
-    let (from, to) = unsafe { (BorrowedFd::borrow_raw(from), OwnedFd::from_raw_fd(to)) };
-    rustix::io::dup2(from, &mut ManuallyDrop::new(to))
+    let (from, to) = unsafe { (OwnedFd::from_raw_fd(from), OwnedFd::from_raw_fd(to)) };
+    rustix::io::dup2(&from, &mut ManuallyDrop::new(to))
 }
 
 fn enter_netns(path: &PathBuf) -> io::Result<()> {

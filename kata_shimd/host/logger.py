@@ -1,0 +1,122 @@
+"""Logging binaries: ``binary:///path?key=value`` starts a program that takes a container's output (`containerd.md` §5).
+
+It gets stdout's pipe at fd 3, stderr's at fd 4, and at fd 5 a pipe to close when it is ready; of the environment only
+CONTAINER_ID and CONTAINER_NAMESPACE. It ends at the end of its input; one that does not is ended with its container.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from kata_shimd import supervise
+from kata_shimd.errors import DeadlineExceeded, HostFailed, InvalidArgument
+from kata_shimd.host.process import Gate, Process, spawn
+from kata_shimd.host.stdio import PipeSink, readable
+from kata_shimd.ledger import Ledger, container_scope
+
+#: How long containerd's own shim waits between SIGTERM and SIGKILL.
+GRACE_MS: Final = 12_000
+#: Descriptors we hand on are kept clear of the numbers the logger expects.
+_CLEAR: Final = 16
+
+
+class Loggers:
+    """Starts loggers of a pod's containers, in the containers' scopes of the ledger."""
+
+    def __init__(self, ledger: Ledger, gate: Gate, namespace: str, *, ready_seconds: float) -> None:
+        self._ledger, self._gate, self._namespace, self._ready = ledger, gate, namespace, ready_seconds
+
+    async def start(self, container_id: str, uri: str) -> tuple[PipeSink, PipeSink]:
+        """Start the program of ``uri``; the pipes to write stdout and stderr to.
+
+        :raises InvalidArgument: the program is not named by an absolute path, or cannot be run
+        :raises DeadlineExceeded: it never said that it is ready
+        """
+        with ExitStack() as ends:
+            out, err, ready = (_Pipe.make(ends) for _ in range(3))
+            process = self._spawn(container_id, arguments(uri), (out.read, err.read, ready.write))
+            for fd in (out.read, err.read, ready.write):
+                os.close(fd)
+            ends.pop_all()
+            try:
+                await self._wait_ready(process, ready.read, uri)
+            except BaseException:
+                process.kill()
+                os.close(out.write)
+                os.close(err.write)
+                raise
+            finally:
+                os.close(ready.read)
+        return PipeSink(out.write), PipeSink(err.write)
+
+    def _spawn(self, container_id: str, argv: list[str], fds: tuple[int, int, int]) -> Process:
+        return spawn(
+            self._ledger,
+            replace(self._gate, fds=tuple(zip((3, 4, 5), fds, strict=True))),
+            argv,
+            what="logger",
+            stderr=self._ledger.pod_dir / "logger.stderr",
+            pass_fds=fds,
+            scope=container_scope(container_id),
+            polite=True,
+            grace_ms=GRACE_MS,
+            env={"CONTAINER_ID": container_id, "CONTAINER_NAMESPACE": self._namespace},
+        )
+
+    async def _wait_ready(self, process: Process, fd: int, uri: str) -> None:
+        try:
+            async with asyncio.timeout(self._ready):
+                ended = await supervise.first_of(readable(fd), process.wait())
+        except TimeoutError as error:
+            raise DeadlineExceeded("start logger", uri, f"not ready within {self._ready:g} s") from error
+        if ended or process.returncode:
+            said = process.stderr_tail(500)
+            raise InvalidArgument(
+                "start logger", uri, said or f"it ended with {process.returncode} before it was ready"
+            )
+
+
+class _Pipe:
+    """Two ends, closed by ``ends`` unless it is told to forget them."""
+
+    def __init__(self, read: int, write: int) -> None:
+        self.read, self.write = read, write
+
+    @classmethod
+    def make(cls, ends: ExitStack) -> "_Pipe":
+        pipe = cls(*_clear_pipe())
+        os.set_blocking(pipe.write, False)
+        ends.callback(os.close, pipe.read)
+        ends.callback(os.close, pipe.write)
+        return pipe
+
+
+def _clear_pipe() -> Iterator[int]:
+    try:
+        low = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise HostFailed("start logger", "pipe", error.strerror or "") from error
+    for fd in low:
+        yield fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _CLEAR)
+        os.close(fd)
+
+
+def arguments(uri: str) -> list[str]:
+    """The command of a ``binary://`` URI: its path, then each key and, where it has one, its value.
+
+    :raises InvalidArgument: no absolute path
+    """
+    parts = urlsplit(uri)
+    path = Path(unquote(parts.path))
+    if not path.is_absolute() or parts.netloc:
+        raise InvalidArgument("start logger", uri, "no absolute path", hint="binary:///path/to/program?key=value")
+    words = [str(path)]
+    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+        words += [key, value] if value else [key]
+    return words
