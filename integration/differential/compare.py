@@ -1,0 +1,212 @@
+"""How two records of one sequence differ, and in which situation each difference stands."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from integration.differential.record import Outcome, Record
+from integration.differential.steps import Call, Rpc, Sequence
+
+Facts = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """``aspect``: ``code``, ``reply.exit_status``, ``state.status``, ``late``, ``events``, ``output``, …"""
+
+    step: int
+    container: str
+    aspect: str
+    runc: str
+    ours: str
+    facts: Facts
+    #: What was called, and what the shims said of it: for people.
+    call: str = field(default="", compare=False)
+    texts: tuple[str, str] = field(default=("", ""), compare=False)
+
+    def __str__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items() if name != "rpc")
+        lines = [f"step {self.step}: {self.call or self.container}: {self.aspect}: runc {self.runc}, ours {self.ours}"]
+        lines.append(f"    where {facts}")
+        lines += [f"    {who}: {text}" for who, text in zip(("runc", "ours"), self.texts, strict=True) if text]
+        return "\n".join(lines)
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What stays when the sequence is made shorter."""
+        return (
+            self.aspect,
+            self.runc,
+            self.ours,
+            *(self.facts.get(name, "") for name in ("rpc", "process", "state", "flaw")),
+        )
+
+
+AFTER: Final = 1 << 20
+
+
+def compare(sequence: Sequence, runc: Record, ours: Record) -> Iterator[Difference]:
+    """Every difference, in the order of the steps; what is seen only at the end comes last."""
+    for number, step in enumerate(sequence.steps):
+        yield from _step(sequence, number, runc, ours)
+        for key in sorted(key for key in runc.waits if key[0] == number):
+            call = step.calls[key[1]]
+            facts = {**_facts(call, runc, number), "held": "yes"}
+            yield from _outcome(number, call, facts, runc.waits[key], ours.waits[key])
+    for container in runc.ends:
+        if runc.ends[container] != ours.ends[container]:
+            yield Difference(AFTER, container, "end", runc.ends[container], ours.ends[container], {"rpc": "(end)"})
+    yield from _events(runc, ours)
+    yield from _tables(runc, ours)
+
+
+def _step(sequence: Sequence, number: int, runc: Record, ours: Record) -> Iterator[Difference]:
+    """A step's answers, those to equal calls in any order; what did not come; and State afterwards."""
+    calls = sequence.steps[number].calls
+    truth, other = runc.steps[number], ours.steps[number]
+    for call in dict.fromkeys(calls):
+        same = [index for index, one in enumerate(calls) if one == call and not call.held]
+        facts = _facts(call, runc, number)
+        mine = sorted((truth.outcomes[index] for index in same), key=_order)
+        theirs = sorted((other.outcomes[index] for index in same), key=_order)
+        for one, two in zip(mine, theirs, strict=True):
+            yield from _outcome(number, call, facts, one, two)
+    only = calls[0]
+    facts = _facts(only, runc, number)
+    for wanted in sorted(set(truth.late) ^ set(other.late)):
+        container = wanted.partition(" ")[2].partition("/")[0]
+        words = [f"no {wanted}" if wanted in late else wanted for late in (truth.late, other.late)]
+        yield Difference(number, container, "late", *words, facts, str(only))
+    for target in truth.states:
+        call = next((one for one in calls if one.target == target), only)
+        yield from _state(number, call, target, _facts(call, runc, number), truth.states[target], other.states[target])
+
+
+def _outcome(number: int, call: Call, facts: Facts, runc: Outcome, ours: Outcome) -> Iterator[Difference]:
+    texts = (runc.text, ours.text)
+    if runc.code != ours.code:
+        yield Difference(number, call.container, "code", runc.code, ours.code, facts, str(call), texts)
+    elif runc.reply is not None and ours.reply is not None:
+        for name, one, two in _unequal(runc.reply, ours.reply):
+            yield Difference(number, call.container, f"reply.{name}", one, two, facts, str(call), texts)
+
+
+def _state(number: int, call: Call, target: str, facts: Facts, runc: Outcome, ours: Outcome) -> Iterator[Difference]:
+    container = target.partition("/")[0]
+    seen = {**facts, "seen": _kind(target, call)}
+    if runc.code != ours.code:
+        yield Difference(number, container, "state.code", runc.code, ours.code, seen, str(call), (runc.text, ours.text))
+    elif runc.reply is not None and ours.reply is not None:
+        for name, one, two in _unequal(runc.reply, ours.reply):
+            yield Difference(number, container, f"state.{name}", one, two, seen, str(call))
+
+
+def _kind(target: str, call: Call) -> str:
+    """How an observed process stands to the call before."""
+    if target == call.target:
+        return "itself"
+    return "its exec" if "/" in target else "its init"
+
+
+def _unequal(runc: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name in runc:
+        if runc[name] != ours[name]:
+            yield name, _text(runc[name]), _text(ours[name])
+
+
+def _order(outcome: Outcome) -> str:
+    return outcome.code + json.dumps(outcome.reply, sort_keys=True)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, sort_keys=True)
+
+
+# --- the end of a sequence -------------------------------------------------------------------------------------------
+
+
+def _events(runc: Record, ours: Record) -> Iterator[Difference]:
+    for container in runc.events:
+        one, two = (_in_order(record.events[container]) for record in (runc, ours))
+        if one == two:
+            continue
+        place = next(
+            index for index in range(max(len(one), len(two)) + 1) if one[index : index + 1] != two[index : index + 1]
+        )
+        words = [", ".join(_event(*event) for event in events[place:]) or "nothing more" for events in (one, two)]
+        after = _event(*one[place - 1]) if place else "nothing"
+        yield Difference(AFTER, container, "events", *words, {"rpc": "(events)", "after": after})
+
+
+def _in_order(events: list[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """As told, but exits of execs that follow each other in the order of their ids: processes killed at once have none."""
+    ordered: list[tuple[str, Mapping[str, Any]]] = []
+    run: list[tuple[str, Mapping[str, Any]]] = []
+    for event in events:
+        if event[0] == "/tasks/exit" and event[1]["id"] != event[1]["container_id"]:
+            run.append(event)
+            continue
+        ordered += [*sorted(run, key=lambda one: str(one[1]["id"])), event]
+        run = []
+    return ordered + sorted(run, key=lambda one: str(one[1]["id"]))
+
+
+def _event(topic: str, fields: Mapping[str, Any]) -> str:
+    shown = [
+        f"{name}={value}"
+        for name, value in fields.items()
+        if value and name not in ("container_id", "bundle", "rootfs", "io")
+    ]
+    return " ".join([topic.removeprefix("/tasks/"), *shown])
+
+
+def _tables(runc: Record, ours: Record) -> Iterator[Difference]:
+    for target, value in runc.outputs.items():
+        if value != (other := ours.outputs[target]):
+            words = [f"{text!r}, {'ended' if ended else 'open'}" for text, ended in (value, other)]
+            yield Difference(
+                AFTER, target.partition("/")[0].partition(" ")[0], "output", *words, {"rpc": "(output)"}, target
+            )
+    for target, counts in ours.identities.items():
+        if max(counts) > 1:
+            yield Difference(
+                AFTER, target.partition("/")[0], "identity", "one", str(counts), {"rpc": "(identity)"}, target
+            )
+    if runc.shim_ended != ours.shim_ended:
+        words = ["ends" if record.shim_ended else "stays" for record in (runc, ours)]
+        yield Difference(AFTER, "", "shim", *words, {"rpc": str(Rpc.SHUTDOWN)})
+
+
+# --- the situation ---------------------------------------------------------------------------------------------------
+
+
+def _facts(call: Call, runc: Record, number: int) -> Facts:
+    """The situation in which a call was issued. What it was can only be told by runc: the records are equal up to here."""
+    facts = {
+        "rpc": str(call.rpc),
+        "process": "exec" if call.process else "init",
+        "state": _known(runc, number, call.target),
+        "container": _known(runc, number, call.container),
+    }
+    if call.container.startswith("="):
+        facts["id"] = "malformed" if call.container != "=nobody" else "unknown"
+    elif call.process.startswith("="):
+        facts["id"] = "malformed"
+    if call.process == "@":
+        facts["id"] = "reserved"
+    for name in ("program", "signal", "flaw"):
+        if value := getattr(call, name):
+            facts[name] = str(value)
+    for name in ("terminal", "stdin", "everyone"):
+        if getattr(call, name):
+            facts[name] = "yes"
+    return facts
+
+
+def _known(runc: Record, number: int, target: str) -> str:
+    """The state that runc's shim last told of a process before a step."""
+    for step in reversed(runc.steps[:number]):
+        if (seen := step.states.get(target)) is not None:
+            return str(seen.reply["status"]).lower() if seen.reply else "absent"
+    return "absent"

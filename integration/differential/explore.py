@@ -1,0 +1,152 @@
+"""Replays sequences on both shims, judges the differences, and makes a sequence that shows one as short as it gets.
+
+The truth is whatever runc's shim does. Where calls are issued at once it may do several things, so ours is right when it did what
+runc did in any of a few replays, or in a replay of the same calls one by one in some order.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from integration.differential.compare import Difference, compare
+from integration.differential.driver import Orders, replay, replay_alone
+from integration.differential.intended import unintended
+from integration.differential.model import annotate
+from integration.differential.record import LOST, Record
+from integration.differential.shim import Kind, Shim
+from integration.differential.steps import Sequence
+
+#: Replays of runc's that may explain a record of ours with concurrent calls.
+AGAIN = 4
+ORDERS = 12
+#: Replays that making a sequence shorter may take.
+SHRINKS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is left unexplained, and the rules that explained the rest."""
+
+    differences: list[Difference]
+    used: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.differences))
+
+
+@dataclass(slots=True)
+class Side:
+    """One shim with its pod, made anew when it is spoilt."""
+
+    kind: Kind
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _shim: Shim | None = None
+    _number: int = 0
+
+    async def replay(self, sequence: Sequence, orders: Orders | None = None) -> Record:
+        if sequence.alone:
+            return await replay_alone(self.kind, sequence, orders)
+        if self._shim is None:
+            self._shim = await self._stack.enter_async_context(Shim(self.kind))
+        self._number += 1
+        record = await replay(self._shim, sequence, self._number, orders)
+        self._shim.spoilt = _spoilt(record)
+        if self._shim.spoilt:
+            import sys
+
+            print(
+                "SPOILT",
+                self.kind.name,
+                record.ends,
+                [(i, o.code, str(sequence.steps[i])) for i, s in enumerate(record.steps) for o in s.outcomes],
+                sequence.name,
+                file=sys.stderr,
+            )
+            await self.close()
+        return record
+
+    async def close(self) -> None:
+        stack, self._stack, self._shim = self._stack, AsyncExitStack(), None
+        await stack.aclose()
+
+
+def _spoilt(record: Record) -> bool:
+    """Whether a pod cannot be used for another sequence."""
+    answers = itertools.chain.from_iterable(step.outcomes for step in record.steps)
+    return any(end != "gone" for end in record.ends.values()) or any(answer.code == LOST for answer in answers)
+
+
+class Pair:
+    """runc's shim and another one; runc's a second time is the check of this very machinery."""
+
+    def __init__(self, runc: Kind, other: Kind) -> None:
+        self.runc, self.other = Side(runc), Side(other)
+
+    async def judge(self, sequence: Sequence) -> Verdict:
+        """Replay on both."""
+        async with asyncio.TaskGroup() as group:
+            one = group.create_task(self.runc.replay(sequence), name="runc")
+            two = group.create_task(self.other.replay(sequence), name="other")
+        truth, ours = one.result(), two.result()
+        verdict = _verdict(sequence, truth, ours)
+        if not verdict.differences or not _concurrent(sequence):
+            return verdict
+        async for truth in self._other_truths(sequence):
+            again = _verdict(sequence, truth, ours)
+            if not again.differences:
+                return again
+        return verdict
+
+    async def _other_truths(self, sequence: Sequence) -> AsyncIterator[Record]:
+        for _ in range(AGAIN):
+            yield await self.runc.replay(sequence)
+        for orders in itertools.islice(_orders(sequence), ORDERS):
+            yield await self.runc.replay(sequence, orders)
+
+    async def shrink(self, sequence: Sequence, wanted: Difference) -> Sequence:
+        """Drop whatever can go while the same kind of difference stays."""
+        tries = SHRINKS
+        groups = [step.calls for step in sequence.steps]
+        index = len(groups) - 1
+        while index >= 0 and tries:
+            shorter = sequence.with_steps(annotate(groups[:index] + groups[index + 1 :]))
+            tries -= 1
+            verdict = await self.judge(shorter)
+            if any(difference.kind == wanted.kind for difference in verdict.differences):
+                groups.pop(index)
+            index -= 1
+        return sequence.with_steps(annotate(groups))
+
+
+@asynccontextmanager
+async def pair(runc: Kind, other: Kind) -> AsyncIterator[Pair]:
+    made = Pair(runc, other)
+    try:
+        yield made
+    finally:
+        try:
+            await made.other.close()
+        finally:
+            await made.runc.close()
+
+
+def _verdict(sequence: Sequence, truth: Record, ours: Record) -> Verdict:
+    left, used = unintended(compare(sequence, truth, ours))
+    return Verdict(left, frozenset(used))
+
+
+# --- concurrency -----------------------------------------------------------------------------------------------------
+
+
+def _concurrent(sequence: Sequence) -> bool:
+    return any(len(step.calls) > 1 for step in sequence.steps)
+
+
+def _orders(sequence: Sequence) -> Iterator[Orders]:
+    """Every way to issue the calls of the steps one by one."""
+    several = [number for number, step in enumerate(sequence.steps) if len(step.calls) > 1]
+    ways = [itertools.permutations(range(len(sequence.steps[number].calls))) for number in several]
+    for chosen in itertools.product(*ways):
+        yield dict(zip(several, chosen, strict=True))
