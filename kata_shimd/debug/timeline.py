@@ -46,6 +46,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "daemon-failed": "unforeseen",
     "daemon-ended": "",
 }
+_WIDTH: Final = max(map(len, _WORDS))
 
 
 def lines(story: Story) -> Iterator[str]:
@@ -54,8 +55,9 @@ def lines(story: Story) -> Iterator[str]:
     for entry in story.entries:
         said, rest = _SPECIAL.get(entry.event, _by_table)(entry)
         outputs = {key: value for key, value in rest.items() if _is_output(key, value)}
-        others = "".join(f" {one_line(key)}={one_line(value)}" for key, value in rest.items() if key not in outputs)
-        yield f"{_when(entry.after):>10}  {one_line(entry.event):<17} {said}{others}".rstrip()
+        others = (f"{one_line(key)}={one_line(value)}" for key, value in rest.items() if key not in outputs)
+        words = " ".join(filter(None, (said, *others)))
+        yield f"{_when(entry.after):>10}  {one_line(entry.event):<{_WIDTH}}  {words}".rstrip()
         for key, value in outputs.items():
             yield from _block(key, value, told)
 
