@@ -8,7 +8,7 @@ import os
 import signal
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,7 +100,6 @@ class LastWords:
     panicked: bool = False
     #: Why we killed it; empty when we did not.
     killed_for: str = ""
-    events: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, event: str, data: Mapping[str, Any]) -> None:
         """Take a QMP event."""

@@ -13,7 +13,8 @@ from kata_shimd.vm.accel import Accelerator
 AGENT_PORT_NAME: Final = "org.kata-shimd.agent.0"
 SHARE_TAG: Final = "kataShared"
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-#: Empty PCIe ports for devices plugged in later. Each costs a few tens of milliseconds of boot under TCG, measured.
+#: Empty PCIe ports for devices plugged in later. Each costs about 20 ms of CPU at boot under TCG (medians of five boots up to the
+#: agent's answer: 2.44 s of CPU without any, 2.52 with 4, 2.76 with 16).
 ROOT_PORTS: Final = 4
 
 
