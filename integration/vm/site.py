@@ -28,7 +28,10 @@ from kata_shimd.vm.spec import Budgets, ShareSpec, VmSpec
 PREFIX: Final = Path(os.environ.get("KATA_SHIMD_PREFIX", "/opt/kata-shimd"))
 LAUNCHER: Final = Path(os.environ.get("KATA_SHIMD_LAUNCHER", PREFIX / "bin/containerd-shim-kata-v2"))
 GUEST: Final = Path(os.environ.get("KATA_SHIMD_GUEST", "/var/lib/kata-shimd/guest/current"))
-VIRTIOFSD: Final = (Path("/usr/libexec/virtiofsd"), Path("/usr/lib/qemu/virtiofsd"))
+#: The first that exists is used; to test the other one, name it.
+VIRTIOFSD: Final = tuple(
+    map(Path, os.environ.get("KATA_SHIMD_VIRTIOFSD", "/usr/libexec/virtiofsd:/usr/lib/qemu/virtiofsd").split(":"))
+)
 POD: Final = "0123456789abcdef0123"
 
 BUDGETS: Final = Budgets(

@@ -116,7 +116,7 @@ def test_virtiofsd_killed_ends_the_vm_and_is_blamed(site, run):
             async with asyncio.timeout(5):
                 return await vm.wait()
 
-    assert run(body()).cause == "virtiofsd ended with status -9"
+    assert run(body()).cause.startswith("virtiofsd ended with status -9")
 
 
 def test_a_stopped_qemu_is_killed_within_the_budget(site, run):
