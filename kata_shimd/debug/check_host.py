@@ -8,6 +8,7 @@ from typing import Final
 
 from kata_shimd.config.host import Finding, check_host
 from kata_shimd.config.host import Verdict as HostVerdict
+from kata_shimd.config.load import is_error
 from kata_shimd.debug.check import Row, Scene, Verdict
 
 CAP_SYS_ADMIN: Final = 21
@@ -19,7 +20,7 @@ MIN_AVAILABLE_MIB: Final = 256
 MIN_RUN_MIB: Final = 16
 #: One less than what a socket's address holds, and the longest name in a pod's directory (docs/contracts.md).
 MAX_SOCKET_PATH: Final = 106
-_POD_SOCKET: Final = f"pods/{'0' * 20}/qmp-debug.sock"
+LONGEST_SOCKET: Final = f"pods/{'0' * 20}/extra-monitor.sock"
 
 #: What the configuration knows to look for by itself; the rest of its findings are asked more thoroughly elsewhere.
 _FROM_CONFIG: Final = frozenset({"tun", "vhost-net", "entropy", "vcpus", "memory", "sandbox_bind_mounts"})
@@ -36,10 +37,12 @@ def privileges(scene: Scene) -> Iterator[Row]:
 
 def configuration(scene: Scene) -> Iterator[Row]:
     """Loading it, as a pod would; and who may write it."""
-    problems = [str(problem) for problem in scene.config.problems]
+    config, problems = scene.config.config, scene.config.problems
     files = ", ".join(map(str, scene.config.files)) or "no file: built-in defaults"
-    if scene.config.config is None or any(problem.severity == "error" for problem in scene.config.problems):
-        yield Row("configuration", Verdict.FAIL, "; ".join(problems) or files, "see `kata-shimd config check`")
+    strict = config is not None and config.shimd.strict
+    wrong = [str(problem) for problem in problems if is_error(problem, strict=strict)]
+    if config is None or wrong:
+        yield Row("configuration", Verdict.FAIL, "; ".join(wrong) or files, "see `kata-shimd config check`")
         return
     advice = f"{len(problems)} warnings: see `kata-shimd config check`" if problems else ""
     yield Row("configuration", Verdict.PASS, files, advice)
@@ -136,7 +139,7 @@ def run_directory(scene: Scene) -> Iterator[Row]:
 
 
 def _run_obstacle(where: Path, existing: Path, mode: int, free: int) -> tuple[str, str] | None:
-    if len(os.fsencode(where / _POD_SOCKET)) > MAX_SOCKET_PATH:
+    if len(os.fsencode(where / LONGEST_SOCKET)) > MAX_SOCKET_PATH:
         return f"{where}: too long for the path of a socket", "set KATA_SHIMD_RUN_DIR to a shorter one"
     if not os.access(existing, os.W_OK | os.X_OK):
         return f"{existing}: not writable", "run as root, on a file system that is not read-only"
