@@ -2,11 +2,15 @@
 
 import os
 import uuid
-from pathlib import Path
+from typing import Final
 
 from kata_shimd.config.model import AgentTransport, Config, HypervisorConfig, Timeouts
 from kata_shimd.vm import accel
 from kata_shimd.vm.spec import SANDBOX, Budgets, CacheMode, ExtraMonitor, ShareSpec, Transport, VmSpec
+
+
+#: Kata's default arguments that virtiofsd gets from us anyway, in the words of its own dialect.
+_ALWAYS: Final = frozenset({"--announce-submounts"})
 
 
 def vm_spec(sandbox_id: str, config: Config, choice: accel.Choice) -> VmSpec:
@@ -31,7 +35,7 @@ def vm_spec(sandbox_id: str, config: Config, choice: accel.Choice) -> VmSpec:
         machine_options=hypervisor.machine_accelerators,
         cpu_features=hypervisor.cpu_features,
         sandbox=hypervisor.seccompsandbox or SANDBOX,
-        transport=transport(config.shimd.agent_transport),
+        transport=transport(config.shimd.agent_transport, own_guest=hypervisor.initrd is not None),
         entropy=hypervisor.entropy_source,
         extra_monitor=ExtraMonitor(hypervisor.extra_monitor_socket.value),
         debug=hypervisor.enable_debug,
@@ -45,7 +49,7 @@ def _share(hypervisor: HypervisorConfig) -> ShareSpec:
         programs=hypervisor.virtio_fs_daemon,
         cache=CacheMode(hypervisor.virtio_fs_cache.value),
         queue_size=hypervisor.virtio_fs_queue_size,
-        extra_args=hypervisor.virtio_fs_extra_args,
+        extra_args=tuple(arg for arg in hypervisor.virtio_fs_extra_args if arg not in _ALWAYS),
     )
 
 
@@ -57,11 +61,11 @@ def _agent_params(config: Config) -> tuple[str, ...]:
     return tuple(params)
 
 
-def transport(setting: AgentTransport) -> Transport:
-    """`auto` is vsock where the host has it for guests, else virtio-serial."""
+def transport(setting: AgentTransport, *, own_guest: bool) -> Transport:
+    """`auto` is virtio-serial for the guest built here, and vsock for Kata's, whose agent listens nowhere else."""
     if setting is not AgentTransport.AUTO:
         return Transport(setting.value)
-    return Transport.VSOCK if Path("/dev/vhost-vsock").exists() else Transport.VIRTIO_SERIAL
+    return Transport.VIRTIO_SERIAL if own_guest else Transport.VSOCK
 
 
 def vm_budgets(timeouts: Timeouts) -> Budgets:
