@@ -117,8 +117,7 @@ def module_leaves_nothing(scene: leaks.Scene) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def leaves_nothing(scene: leaks.Scene, module_leaves_nothing: None, request: pytest.FixtureRequest) -> Iterator[None]:
     """The leak check, after every test. Pods of wider fixtures are part of the picture before."""
-    evidence = request.session.stash[report.EVIDENCE]
-    evidence.log_offset = evidence.containerd.log.stat().st_size
+    request.session.stash[report.EVIDENCE].mark()
     yield from _leaves_nothing(scene)
 
 

@@ -36,18 +36,9 @@ def test_resize(ctr: Ctr, name: str, running: str, mode: str) -> None:
 
 
 def test_typed_interrupt_reaches_the_foreground(ctr: Ctr, name: str, running: str) -> None:
-    words = [
-        "task",
-        "exec",
-        "--exec-id",
-        name,
-        "--tty",
-        running,
-        "sh",
-        "-c",
-        "trap 'exit 33' INT; echo up; while :; do sleep 0.1; done",
-    ]
-    with Terminal(ctr.containerd.host, ctr.argv(*words)) as terminal:
+    shell = ("sh", "-c", "trap 'exit 33' INT; echo up; while :; do sleep 0.1; done")
+    words = ctr.argv("task", "exec", "--exec-id", name, "--tty", running, *shell)
+    with Terminal(ctr.containerd.host, words) as terminal:
         terminal.expect("up", within=PATIENCE)
         terminal.send("\x03")
         assert terminal.wait(within=PATIENCE) == 33

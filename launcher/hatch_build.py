@@ -32,6 +32,7 @@ PROGRAMS = (
     Program("launcher", "containerd-shim-kata-v2"),
     Program("guest/agent", "kata-agent", "kata_shimd/image/bin/kata-agent", static=True),
     Program("guest/init", "guest-init", "kata_shimd/image/bin/guest-init", static=True),
+    Program("guest/init", "trivial-init", "kata_shimd/image/bin/trivial-init", static=True),
 )
 
 

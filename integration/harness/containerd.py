@@ -1,8 +1,8 @@
 """Debian's containerd, started privately inside a `Host`: own root, state and sockets, no CRI, log kept."""
 
-import os
 import socket
 import stat
+import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +48,7 @@ class Containerd:
         self._config = self.home / "config.toml"
         disabled = ", ".join(f'"{name}"' for name in DISABLED)
         self._config.write_text(_CONFIG.format(root=self.home, address=self.address, disabled=disabled, level=level))
-        self._child: process.subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def root(self) -> Path:
@@ -106,7 +106,7 @@ class Containerd:
         if self._child.poll() is not None:
             raise RuntimeError(f"containerd ended with {self._child.returncode}: {self.log_from(0)[-2000:]}")
         try:
-            if not stat.S_ISSOCK(os.stat(self.address).st_mode):
+            if not stat.S_ISSOCK(self.address.stat().st_mode):
                 return False
         except FileNotFoundError:
             return False

@@ -26,6 +26,8 @@ class Propagation(StrEnum):
 #: Kept from our environment; everything else (proxies, locale, tokens) stays out of the programs under test.
 PASSED_ON: Final = ("HOME", "LANG", "TMPDIR")
 
+SYSTEM_PATH: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
 _HOLDER: Final = """
 set -e
 mount --make-r"$1" /
@@ -46,9 +48,7 @@ class Host:
         self.root = Path(tempfile.mkdtemp(prefix="kt-", dir="/tmp"))
         self.run_dir = self.root / "k"
         self.env: dict[str, str] = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        self.env["PATH"] = ":".join(
-            [*map(str, bin_dirs), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        )
+        self.env["PATH"] = ":".join([*map(str, bin_dirs), *SYSTEM_PATH])
         self.env["KATA_SHIMD_RUN_DIR"] = str(self.run_dir)
         self._holder = process.spawn(
             ["unshare", "--mount", "--net", "--propagation=private", "sh", "-c", _HOLDER, "holder", propagation.value],

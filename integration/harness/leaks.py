@@ -26,7 +26,7 @@ from integration.harness.waiting import TooLate, eventually
 #: More unnamed descriptors than this are a leak of containerd's connections to shims.
 STEADY_FDS: Final = 48
 #: Time that an asynchronous teardown may take after the client has its answer.
-PATIENCE: Final = 1.0 * SCALE
+PATIENCE: Final = 10.0 * SCALE
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ def _processes(scene: Scene) -> Iterator[str]:
     for found in process.descendants():
         state, parent = found.stat() or ("X", 0)
         if state != "X" and not (state == "Z" and parent == os.getpid()):
-            yield f"{found.pid} (started {found.start}, {state}): {found.command()}"
+            zombie = ", zombie" if state == "Z" else ""
+            yield f"{found.pid} (started {found.start}{zombie}): {found.command()}"
 
 
 def _mounts(scene: Scene) -> Iterator[str]:
@@ -142,7 +143,7 @@ def _descriptors(scene: Scene) -> Iterator[str]:
     unnamed = 0
     for entry in _entries(Path("/proc", str(scene.containerd.pid), "fd")):
         with suppress(OSError):
-            target = os.readlink(entry)
+            target = str(entry.readlink())
             if target.startswith("/"):
                 if scene.tag in target or "/fifo/" in target:
                     yield f"containerd holds {target}"
@@ -166,7 +167,8 @@ def _sockets(scene: Scene) -> Iterator[str]:
 def _directories(scene: Scene) -> Iterator[str]:
     """State of pods, bundles, FIFOs, shared memory: places that must be as empty as before."""
     host = scene.host
-    places = [host.run_dir / "pods", host.run_dir / "locks", host.inside / "dev/shm"]
+    places = [host.run_dir / name for name in ("pods", "locks", "uids")]
+    places.append(host.inside / "dev/shm")
     places += [
         host.inside / "run" / name for name in ("containerd", "containerd/s", "containerd/fifo", "runc", "kata-shimd")
     ]
@@ -204,4 +206,4 @@ def forget_namespace(scene: Scene) -> None:
     for top, directories, _ in os.walk("/sys/fs/cgroup"):
         if scene.tag in directories:
             with suppress(OSError):
-                os.rmdir(f"{top}/{scene.tag}")
+                Path(top, scene.tag).rmdir()

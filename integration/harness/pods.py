@@ -56,11 +56,13 @@ def all_pods(run_dir: Path) -> list[Pod]:
     return [Pod(run_dir, path.name) for path in sorted((run_dir / "pods").glob("*"))]
 
 
-def attachments(run_dir: Path) -> dict[str, str]:
-    """What to show when a test has failed: title → text of journals and captured output, each cut to its end."""
-    found = sorted((run_dir / "journal").glob("*.jsonl")) + [
-        file for pod in all_pods(run_dir) for file in _outputs(pod.directory)
-    ]
+def attachments(run_dir: Path, *, since: float = 0.0) -> dict[str, str]:
+    """What to show when a test has failed: title → text of journals and captured output, each cut to its end.
+
+    :param since: unix time; journals in which nothing happened after it are left out
+    """
+    journals = [file for file in sorted((run_dir / "journal").glob("*.jsonl")) if file.stat().st_mtime >= since]
+    found = journals + [file for pod in all_pods(run_dir) for file in _outputs(pod.directory)]
     return {str(file.relative_to(run_dir)): _tail(file) for file in found}
 
 

@@ -1,5 +1,6 @@
 """pytest plugin: a failed test carries containerd's log of its time, and every pod's journal, ledger and captured output."""
 
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,20 +16,24 @@ LOG_TAIL: Final = 24_000
 
 @dataclass(slots=True)
 class Evidence:
-    """Where to look when a test of this session fails; ``log_offset`` is where the current test's log begins."""
+    """Where to look when a test of this session fails, and where the current test begins in that."""
 
     host: Host
     containerd: Containerd
     log_offset: int = 0
+    begin: float = 0.0
+
+    def mark(self) -> None:
+        """A test begins: what is older is not its own."""
+        self.log_offset = self.containerd.log.stat().st_size
+        self.begin = time.time()
 
 
 EVIDENCE: Final = pytest.StashKey[Evidence]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: "pytest.CallInfo[None]"
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     evidence = item.session.stash.get(EVIDENCE, None)
     if report.failed and evidence is not None:
@@ -38,4 +43,4 @@ def pytest_runtest_makereport(
 
 def _sections(evidence: Evidence) -> list[tuple[str, Any]]:
     log = evidence.containerd.log_from(evidence.log_offset)[-LOG_TAIL:]
-    return [("containerd log", log), *pods.attachments(evidence.host.run_dir).items()]
+    return [("containerd log", log), *pods.attachments(evidence.host.run_dir, since=evidence.begin).items()]
