@@ -13,10 +13,11 @@ from pathlib import Path, PurePosixPath
 from time import monotonic
 from typing import Any
 
-from kata_shimd.errors import NotFound, Unimplemented
+from kata_shimd.errors import InvalidArgument, NotFound, Unimplemented
 from kata_shimd.image import debian, kernel, rootfs
 from kata_shimd.image.cpio import Entry, archive
 from kata_shimd.image.debian import Package
+from kata_shimd.image.elf import is_elf, linkage
 from kata_shimd.image.manifest import Manifest, parse
 from kata_shimd.image.modules import Module, ModuleTree, boot_lines, load_order, unsigned
 from kata_shimd.image.store import MANIFEST, Store, os_errors
@@ -132,8 +133,10 @@ def _compose(plan: Plan, work: Path, finished: Path, say: Say) -> dict[str, Any]
     part = plan.manifest.initrd
     initrd = boot_lines(part.modules, part.device_modules, tree.read)
     trivial = boot_lines(part.trivial_modules, {}, tree.read)
-    with _timed(say, f"unpacking kernel {found.release}"):
-        _write(finished / KERNEL, kernel.unpack(found.image.read_bytes(), found.image.name))
+    with _timed(say, f"writing kernel {found.release}"):
+        packaged = found.image.read_bytes()
+        unpacked = kernel.unpack(packaged, found.image.name) if plan.manifest.kernel.unpack else packaged
+        _write(finished / KERNEL, unpacked)
     _write(finished / INITRD, make_initrd(plan.programs["init"], initrd, tree))
     _write(finished / TRIVIAL, make_initrd(plan.programs["trivial"], trivial, tree))
     with _timed(say, "making the root image"):
@@ -214,11 +217,16 @@ def _timed(say: Say, what: str) -> Iterator[None]:
 
 
 def _program(path: Path) -> bytes:
+    """Raises NotFound, and InvalidArgument for a program whose libraries the guest would not have."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except FileNotFoundError as error:
         hint = "it comes with the wheel; from a checkout, build it with cargo and name it with --agent or --init"
         raise NotFound("read program", str(path), "no such file", hint=hint) from error
+    if is_elf(data) and (interpreter := linkage(data, path).interpreter):
+        hint = "build it with RUSTFLAGS='-C target-feature=+crt-static'"
+        raise InvalidArgument("read program", str(path), f"not static, it asks for {interpreter}", hint=hint)
+    return data
 
 
 def _write(path: Path, data: bytes) -> None:

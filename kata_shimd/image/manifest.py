@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPart:
+    """``unpack``: the ELF kernel out of the package's bzImage, instead of that."""
+
     package: str
+    unpack: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return {_inside(key, where): _value(item, each, f"{where}: {key}") for key, each in value.items()}
     if kind == tuple[str, ...] and isinstance(value, list):
         return tuple(_inside(_value(str, each, where), where) for each in value)
-    if kind in (str, int) and type(value) is kind:
+    if kind in (str, int, bool) and type(value) is kind:  # a bool is no int here
         return value
     raise InvalidArgument("read guest manifest", where, f"{value!r} is of the wrong type")
 

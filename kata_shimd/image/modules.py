@@ -4,6 +4,8 @@ Truth is each module's own ``.modinfo`` section: the kernel's package ships no `
 """
 
 import fnmatch
+import gzip
+import lzma
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +13,20 @@ from pathlib import Path, PurePosixPath
 
 from kata_shimd.errors import NotFound
 from kata_shimd.image.elf import section
+from kata_shimd.image.tool import run
 
 SIGNATURE_MAGIC = b"~Module signature appended~\n"
 #: ``struct module_signature``: algorithm, hash, id type, two lengths and padding, then the signature's length, big endian.
 SIGNATURE_LENGTH = struct.Struct(">8xI")
+
+
+#: By the suffix of a module's file.
+_DECOMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
+    ".ko": bytes,
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+    ".zst": lambda data: run("decompress", "kernel module", ["zstd", "-dc"], data=data),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,8 @@ class ModuleTree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._paths = {module_name(PurePosixPath(path)): path for path in sorted(root.glob("kernel/**/*.ko"))}
+        files = sorted(path for path in root.glob("kernel/**/*.ko*") if _uncompressed(path).suffix == ".ko")
+        self._paths = {module_name(PurePosixPath(path)): path for path in files}
         builtin = (root / "modules.builtin").read_text().split()
         self._builtin = {module_name(PurePosixPath(line)) for line in builtin}
         self._parsed: dict[str, Module] = {}
@@ -64,22 +77,26 @@ class ModuleTree:
         """
         chosen: set[str] = set()
         for pattern in patterns:
-            found = {
-                name for name, path in self._paths.items() if fnmatch.fnmatch(str(path.relative_to(self.root)), pattern)
-            }
+            found = {name for name, path in self._paths.items() if fnmatch.fnmatch(str(self._place(path)), pattern)}
             if not found:
                 raise NotFound("choose kernel modules", pattern, f"matches nothing below {self.root}")
             chosen |= found
         return sorted(chosen)
 
     def data(self, module: Module) -> bytes:
-        return (self.root / module.path).read_bytes()
+        """The module itself, whether or not the package has it compressed."""
+        path = self._paths[module.name]
+        return _DECOMPRESSORS[path.suffix](path.read_bytes())
 
     def _parse(self, name: str) -> Module:
         if (path := self._paths.get(name)) is None:
             hint = "its name may have changed with the kernel; see the manifest"
             raise NotFound("find kernel module", name, f"not below {self.root}", hint=hint)
-        return Module.parse(path.read_bytes(), PurePosixPath(path.relative_to(self.root)))
+        return Module.parse(_DECOMPRESSORS[path.suffix](path.read_bytes()), self._place(path))
+
+    def _place(self, path: Path) -> PurePosixPath:
+        """Where the guest has it: compressed by nothing but the image's own file system."""
+        return PurePosixPath(_uncompressed(path).relative_to(self.root))
 
 
 def load_order(names: Iterable[str], read: Callable[[str], Module | None]) -> list[Module]:
@@ -141,6 +158,10 @@ def alias_lines(modules: Iterable[Module]) -> Iterator[str]:
     for module in modules:
         for alias in module.aliases:
             yield f"alias {alias} {module.name}\n"
+
+
+def _uncompressed(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in _DECOMPRESSORS and path.suffix != ".ko" else path
 
 
 def module_name(path: PurePosixPath) -> str:

@@ -27,9 +27,9 @@ UNFINISHED = ".build-"
 _ERRORS: dict[int, tuple[type[ShimError], str]] = {
     errno.ENOSPC: (ResourceExhausted, "remove old guests: kata-shimd guest ls, guest rm"),
     errno.EDQUOT: (ResourceExhausted, "remove old guests: kata-shimd guest ls, guest rm"),
-    errno.EACCES: (PermissionDenied, "run as root, or choose another --output"),
-    errno.EPERM: (PermissionDenied, "run as root, or choose another --output"),
-    errno.EROFS: (PermissionDenied, "choose another --output"),
+    errno.EACCES: (PermissionDenied, "run as root, or name directories of your own with --output and --cache"),
+    errno.EPERM: (PermissionDenied, "run as root, or name directories of your own with --output and --cache"),
+    errno.EROFS: (PermissionDenied, "name another directory with --output or --cache"),
 }
 
 

@@ -1,5 +1,7 @@
 """Module dependencies, order, and the index files, on a tree of small ELF files."""
 
+import gzip
+import lzma
 from pathlib import PurePosixPath
 
 import pytest
@@ -21,11 +23,13 @@ MODULES = {
 }
 
 
-@pytest.fixture
-def tree(tmp_path):
+@pytest.fixture(params=["", ".xz", ".gz"])
+def tree(request, tmp_path):
+    """A kernel package's modules, as Debian 12 (plain), 13 (xz) and others have them."""
+    compress = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress}[request.param]
     for path, modinfo in MODULES.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_bytes(module(modinfo))
+        (tmp_path / f"{path}{request.param}").write_bytes(compress(module(modinfo)))
     (tmp_path / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
     return ModuleTree(tmp_path)
 
@@ -69,6 +73,10 @@ def test_index_of_aliases(tree):
     xfs = tree.read("xfs")
     assert xfs.path == PurePosixPath("kernel/fs/xfs/xfs.ko")
     assert list(alias_lines([xfs])) == ["alias fs-xfs xfs\n"]
+
+
+def test_data_is_the_uncompressed_module(tree):
+    assert tree.data(tree.read("xfs")) == module(MODULES["kernel/fs/xfs/xfs.ko"])
 
 
 def test_a_driver_and_what_it_needs_wait_for_its_device(tree):
