@@ -19,7 +19,7 @@ from kata_shimd.api import wkt
 from kata_shimd.api.descriptors import MethodDescriptor
 from kata_shimd.api.services import agent as rpcs
 from kata_shimd.api.services import health
-from kata_shimd.errors import AgentRefused, DeadlineExceeded, ShimError, Unavailable
+from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
 from kata_shimd.pod.values import LOST, GuestStorage, Sandbox
 from kata_shimd.ttrpc.client import Client
 from kata_shimd.ttrpc.service import RpcError
@@ -125,7 +125,9 @@ class AgentClient:
         request = pb.WriteStreamRequest(container_id=container_id, exec_id=exec_id or container_id, data=part)
         taken = (await self._call(rpcs.WRITE_STDIN, request, None, container_id)).len
         if not 0 < taken <= len(part):
-            raise AgentRefused("WriteStdin", container_id, 0, f"it says it took {taken} of {len(part)} bytes")
+            raise AgentRefused(
+                "WriteStdin", container_id, Code.DATA_LOSS, f"it says it took {taken} of {len(part)} bytes"
+            )
         return taken
 
     async def close_stdin(self, container_id: str, exec_id: str) -> None:
@@ -169,7 +171,10 @@ class AgentClient:
             raise DeadlineExceeded(f"agent {rpc.name}", obj, f"no answer within {timeout:g} s") from error
         except Unavailable as error:
             raise Unavailable(f"agent {rpc.name}", obj, "the channel to the guest is lost") from error
-        return wire.decode(rpc.response, reply)
+        try:
+            return wire.decode(rpc.response, reply)
+        except InvalidArgument as error:
+            raise AgentRefused(rpc.name, obj, Code.DATA_LOSS, f"its reply is malformed: {error.cause}") from error
 
 
 def _printable(text: str) -> str:

@@ -11,7 +11,7 @@ from kata_shimd.agent.client import AgentClient, Deadlines
 from kata_shimd.api import agent as pb
 from kata_shimd.api import wkt
 from kata_shimd.api.services import agent as rpcs
-from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, NotFound, Unavailable
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.ttrpc.service import Method, Service
 
@@ -88,10 +88,12 @@ async def test_no_answer_is_deadline_exceeded():
         await talk(guest, lambda agent: agent.start_container("c"), deadline=0.05)
 
 
-async def test_garbage_is_refused():
+async def test_garbage_is_the_guests_refusal():
+    """Not an error of our caller's, which InvalidArgument would say."""
     guest = Guest(WaitProcess=b"\x0a\xff\xff")
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(AgentRefused, match="agent WaitProcess: c: its reply is malformed") as caught:
         await talk(guest, lambda agent: agent.wait_process("c", ""))
+    assert caught.value.code is Code.DATA_LOSS
 
 
 async def test_a_lost_channel_fails_every_call_and_is_told():

@@ -1,8 +1,8 @@
 """What the domain needs from the south. The edges implement these; the daemon joins them.
 
 Every call to `Agent` has a deadline of its own, except those that wait for the container by nature. A call fails with
-AgentRefused (the guest said no, with its code), Unavailable (the channel or the VM is gone) or DeadlineExceeded, and with
-nothing else.
+AgentRefused (the guest said no, with its code, or nonsense), Unavailable (the channel or the VM is gone) or DeadlineExceeded, and
+with nothing else; but InvalidArgument and ResourceExhausted when our own request cannot be said.
 """
 
 from collections.abc import Mapping, Sequence
