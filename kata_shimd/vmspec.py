@@ -6,8 +6,7 @@ from typing import Final
 
 from kata_shimd.config.model import AgentTransport, Config, HypervisorConfig, Timeouts
 from kata_shimd.vm import accel
-from kata_shimd.vm.spec import SANDBOX, Budgets, CacheMode, ExtraMonitor, ShareSpec, Transport, VmSpec
-
+from kata_shimd.vm.spec import ROOT_PORTS, SANDBOX, Budgets, CacheMode, ExtraMonitor, ShareSpec, Transport, VmSpec
 
 #: Kata's default arguments that virtiofsd gets from us anyway, in the words of its own dialect.
 _ALWAYS: Final = frozenset({"--announce-submounts"})
@@ -35,6 +34,7 @@ def vm_spec(sandbox_id: str, config: Config, choice: accel.Choice) -> VmSpec:
         machine_options=hypervisor.machine_accelerators,
         cpu_features=hypervisor.cpu_features,
         sandbox=hypervisor.seccompsandbox or SANDBOX,
+        root_ports=ROOT_PORTS + hypervisor.pcie_root_port,
         transport=transport(config.shimd.agent_transport, own_guest=hypervisor.initrd is not None),
         entropy=hypervisor.entropy_source,
         extra_monitor=ExtraMonitor(hypervisor.extra_monitor_socket.value),
