@@ -21,7 +21,6 @@ from kata_shimd.config.model import (
     ExtraMonitor,
     FactoryConfig,
     HypervisorConfig,
-    InternetworkingModel,
     RootfsType,
     RuntimeConfig,
     ShimdConfig,
@@ -168,13 +167,6 @@ RULES: Final = (
         lambda config: config.hypervisor.extra_monitor_socket is ExtraMonitor.NONE or config.hypervisor.enable_debug,
         "does nothing without enable_debug",
         Severity.WARNING,
-    ),
-    Rule(
-        "runtime.disable_new_netns",
-        lambda config: (
-            not config.runtime.disable_new_netns or config.runtime.internetworking_model is InternetworkingModel.NONE
-        ),
-        'needs internetworking_model = "none"',
     ),
     Rule(
         "shimd.timeouts.stop",

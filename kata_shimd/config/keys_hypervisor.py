@@ -82,8 +82,9 @@ PROGRAM: Final[tuple[Key, ...]] = (
         "machine_type",
         choice(MachineType, known=("virt", "pseries", "s390-ccw-virtio", "microvm")),
         "q35",
-        "QEMU's machine",
+        "QEMU's machine; there is one choice, so taking it is all there is to do",
         note="machine_type",
+        inside=True,
     ),
     Q.acts("machine_accelerators", STR, "", "words added to `-machine`, comma separated", note="machine_accelerators"),
     Q.acts("cpu_features", STR, "pmu=off", "features added after the CPU model in `-cpu`", note="cpu_features"),
@@ -194,15 +195,26 @@ SIZE: Final[tuple[Key, ...]] = (
         1,
         "vCPUs at boot, rounded up; 0 is 1; negative or too many: all of the host's",
         note="default_vcpus",
+        inside=True,
     ),
     Q.acts(
-        "default_maxvcpus", UINT, 0, "most vCPUs a VM may grow to; 0: as many as the host has", note="default_max_vcpus"
+        "default_maxvcpus",
+        UINT,
+        0,
+        "most vCPUs a VM may grow to; 0: as many as the host has",
+        note="default_max_vcpus",
+        inside=True,
     ),
     Q.acts(
         "default_memory", between(MIN_MEMORY_MIB, unit="MiB"), 2048, "memory at boot", unit="mib", note="default_memory"
     ),
     Q.acts(
-        "default_maxmemory", UINT64, 0, "most memory (MiB) a VM may grow to; 0: as much as the host has", unit="mib"
+        "default_maxmemory",
+        UINT64,
+        0,
+        "most memory (MiB) a VM may grow to; 0: as much as the host has",
+        unit="mib",
+        inside=True,
     ),
     Q.acts("memory_slots", between(0, 256), 10, "how many times memory can be added", note=positive("memory_slots")),
     Q.held("memory_offset", UINT64, 0, "extra address space (MiB) for nvdimm", note=positive("memory_offset")),
@@ -221,8 +233,9 @@ FILES: Final[tuple[Key, ...]] = (
         "shared_fs",
         choice(SharedFs, known=("virtio-9p", "virtio-fs-nydus", "none")),
         "virtio-fs",
-        "how the guest sees host files",
+        "how the guest sees host files; there is one choice",
         note="shared_fs",
+        inside=True,
     ),
     Q.acts(
         "virtio_fs_daemon",
@@ -302,7 +315,14 @@ DEVICES: Final[tuple[Key, ...]] = (
     Q.held("cold_plug_vfio", STR, "no-port", "where VFIO devices are at boot", note="cold_plug_vfio", accepts=("",)),
     Q.held("enable_iommu", BOOL, False, "an IOMMU in the guest", note="enable_iommu"),
     Q.held("enable_iommu_platform", BOOL, False, "virtio behind the IOMMU", note="enable_iommu_platform"),
-    Q.acts("disable_vhost_net", BOOL, False, "network in QEMU instead of the host's kernel", note="disable_vhost_net"),
+    Q.held(
+        "disable_vhost_net",
+        BOOL,
+        False,
+        "network in QEMU instead of the host's kernel",
+        note="disable_vhost_net",
+        field="disable_vhost_net",
+    ),
     Q.held("rx_rate_limiter_max_rate", UINT64, 0, "bits a second into the VM", note="rx_rate_limiter_max_rate"),
     Q.held("tx_rate_limiter_max_rate", UINT64, 0, "bits a second out of the VM", note="tx_rate_limiter_max_rate"),
 )

@@ -31,7 +31,7 @@ AGENT_KEYS: Final[tuple[Key, ...]] = (
         "modules, with parameters, loaded in the guest before its first container",
         note="kernel_modules",
     ),
-    A.acts("dial_timeout", SECONDS, 45, "how long the agent may take to answer after QEMU runs", unit="s"),
+    A.acts("dial_timeout", SECONDS, 45, "how long the agent may take to answer after QEMU runs", unit="s", inside=True),
     A.acts(
         "launch_process_timeout",
         WHOLE_SECONDS,
@@ -48,19 +48,21 @@ AGENT_KEYS: Final[tuple[Key, ...]] = (
 
 RUNTIME_KEYS: Final[tuple[Key, ...]] = (
     R.acts("enable_debug", BOOL, False, "the daemon logs at level debug"),
-    R.acts(
+    R.held(
         "internetworking_model",
         choice(InternetworkingModel, known=("macvtap",), aliases={"default": "tcfilter"}),
         "tcfilter",
         "how the pod's interfaces reach the VM",
         note="internetworking_model",
+        field="internetworking_model",
     ),
-    R.acts(
+    R.held(
         "disable_new_netns",
         BOOL,
         False,
         'stay in the host\'s network namespace; only with the model "none"',
         note="disable_new_netns",
+        field="disable_new_netns",
     ),
     R.acts(
         "disable_guest_seccomp",
@@ -69,11 +71,28 @@ RUNTIME_KEYS: Final[tuple[Key, ...]] = (
         "do not hand containers' seccomp profiles to the guest",
         note="disable_guest_seccomp",
     ),
-    R.acts(
-        "sandbox_cgroup_only", BOOL, False, "everything of a pod in the pod's own cgroup", note="sandbox_cgroup_only"
+    R.held(
+        "sandbox_cgroup_only",
+        BOOL,
+        False,
+        "everything of a pod in the pod's own cgroup",
+        note="sandbox_cgroup_only",
+        field="sandbox_cgroup_only",
     ),
-    R.acts("static_sandbox_resource_mgmt", BOOL, False, "size the VM once, at boot, from the sandbox's annotations"),
-    R.acts("sandbox_bind_mounts", READ_ONLY_PATHS, [], "host paths that every pod sees read-only"),
+    R.held(
+        "static_sandbox_resource_mgmt",
+        BOOL,
+        False,
+        "size the VM once, at boot, from the sandbox's annotations",
+        field="static_sandbox_resource_mgmt",
+    ),
+    R.held(
+        "sandbox_bind_mounts",
+        READ_ONLY_PATHS,
+        [],
+        "host paths that every pod sees read-only",
+        field="sandbox_bind_mounts",
+    ),
     R.acts(
         "create_container_timeout",
         SECONDS,
@@ -81,6 +100,7 @@ RUNTIME_KEYS: Final[tuple[Key, ...]] = (
         "deadline of creating a container in the guest",
         unit="s",
         note="create_container_timeout",
+        inside=True,
     ),
     R.held(
         "enable_vcpus_pinning",

@@ -23,6 +23,10 @@ def _deadline(name: str, seconds: float, meaning: str) -> Key:
     return T.acts(name, SHORT, seconds, meaning, kata=ABSENT)
 
 
+def _held_deadline(name: str, seconds: float, meaning: str) -> Key:
+    return T.held(name, SHORT, seconds, meaning, kata=ABSENT, field=name)
+
+
 SHIMD_KEYS: Final[tuple[Key, ...]] = (
     S.acts(
         "strict",
@@ -79,11 +83,11 @@ TIMEOUT_KEYS: Final[tuple[Key, ...]] = (
     _deadline("stop_agent", 3, "of which: for the agent"),
     _deadline("stop_quit", 2, "of which: for QEMU to quit when asked through QMP"),
     _deadline("stop_term", 2, "of which: for QEMU to end after SIGTERM"),
-    _deadline("teardown_step", 5, "one step of taking a pod down"),
+    _held_deadline("teardown_step", 5, "one step of taking a pod down"),
     _deadline("drain", 10, "the guest handing over the rest of an ended process's output"),
     _deadline("output_stall", 10, "a reader of output that takes nothing, after its container was deleted"),
     _deadline("execs_end", 5, "execs that outlive their container's init"),
-    _deadline("publish_event", 5, "one attempt to hand an event to containerd"),
+    _held_deadline("publish_event", 5, "one attempt to hand an event to containerd"),
     _deadline("create_wait", 60, "a booted pod waiting for its first Create before it removes itself"),
 )
 

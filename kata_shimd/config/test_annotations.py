@@ -41,11 +41,8 @@ ACTING = {
     H + "virtio_fs_cache": ("always", "always"),
     H + "virtio_fs_extra_args": ('["-o", "xattr"]', ["-o", "xattr"]),
     H + "pcie_root_port": ("2", 2),
-    H + "disable_vhost_net": ("t", True),
     AGENT + "kernel_modules": ("e1000e EEE=1; i915", ["e1000e EEE=1", "i915"]),
-    RUNTIME + "internetworking_model": ("none", "none"),
     RUNTIME + "disable_guest_seccomp": ("0", False),
-    RUNTIME + "sandbox_cgroup_only": ("True", True),
     RUNTIME + "create_container_timeout": ("90", 90),
 }
 GUEST = {H + "kernel": "/k", H + "image": "/i"}
@@ -67,15 +64,9 @@ def test_kernel_and_image_annotations_choose_the_guest_together():
     assert (str(hypervisor.kernel), str(hypervisor.image), hypervisor.initrd) == ("/k", "/i", None)
 
 
-def test_disable_new_netns_annotation_needs_the_model_none():
-    netns, model = RUNTIME + "disable_new_netns", RUNTIME + "internetworking_model"
-    assert annotated({netns: "1", model: "none"}).config.runtime.disable_new_netns
-    assert "needs internetworking_model" in refusal({netns: "1"})
-
-
 def test_every_acting_annotation_is_tested_above():
     acting = {name for name, (key, _) in BY_ANNOTATION.items() if key.status is Status.SUPPORTED}
-    assert acting == {*ACTING, *GUEST, RUNTIME + "disable_new_netns"}
+    assert acting == {*ACTING, *GUEST}
 
 
 HELD = {name: key for name, (key, _) in BY_ANNOTATION.items() if key.status is not Status.SUPPORTED}
@@ -141,7 +132,7 @@ def test_wrong_pattern_is_the_file_s_fault_and_enables_nothing():
 
 def test_runtime_and_agent_annotations_need_no_list():
     text = "[hypervisor.qemu]\nenable_annotations = []\n"
-    assert annotated({RUNTIME + "sandbox_cgroup_only": "1"}, text).config.runtime.sandbox_cgroup_only
+    assert not annotated({RUNTIME + "disable_guest_seccomp": "0"}, text).config.runtime.disable_guest_seccomp
     assert annotated({AGENT + "kernel_modules": "a"}, text).config.agent.kernel_modules == ("a",)
 
 

@@ -33,7 +33,7 @@ def test_json_has_values_and_on_demand_origins_by_table():
     assert answer["schema_version"] == 1
     assert answer["config"]["runtime"]["enable_debug"] is True
     assert answer["origin"]["runtime"]["enable_debug"] == {"layer": "option", "where": "config_body", "line": 2}
-    assert answer["origin"]["runtime"]["disable_new_netns"] == {"layer": "default"}
+    assert answer["origin"]["runtime"]["create_container_timeout"] == {"layer": "default"}
     assert "origin" not in json.loads(as_json(loaded))
 
 
@@ -70,9 +70,9 @@ def test_show_prints_json(run, file):
 
 
 def test_show_takes_annotations(run, file):
-    code, out, _ = run("show", "--annotation", "io.katacontainers.config.runtime.sandbox_cgroup_only=1", file)
+    code, out, _ = run("show", "--annotation", "io.katacontainers.config.runtime.disable_guest_seccomp=0", file)
     assert code == 0
-    assert "sandbox_cgroup_only = true" in out
+    assert "disable_guest_seccomp = false" in out
 
 
 def test_show_says_on_stderr_what_is_wrong(run, file):
