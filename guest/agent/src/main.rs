@@ -21,12 +21,13 @@ use tokio::time::timeout;
 const LAST_REPLY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments == [pause::ARGUMENT] {
+    let mut arguments = std::env::args_os();
+    if arguments.next().is_some_and(|name| name.as_encoded_bytes() == pause::NAME.to_bytes()) {
         return pause::run();
     }
+    let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
     let mut options = Options::default();
-    if let Err(argument) = options.apply_arguments(arguments.into_iter()) {
+    if let Err(argument) = options.apply_arguments(arguments) {
         eprintln!("kata-agent: argument {argument:?}: unknown, or its value is missing or wrong");
         return ExitCode::from(2);
     }

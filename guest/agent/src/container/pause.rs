@@ -3,7 +3,7 @@
 //! Owns: that child. Must never happen: it can be used to reach the guest's own files. It is chrooted into an empty
 //! directory and gives up root, for containers that share its PID namespace see it as process 1.
 
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::fs;
 use std::process::ExitCode;
 
@@ -16,8 +16,8 @@ use crate::error::{Context, Result};
 use crate::protocol::oci;
 use crate::reaper::{Exit, Reaper};
 
-/// The argument that makes the agent's binary be the pause.
-pub const ARGUMENT: &str = "pause";
+/// The name under which the agent's binary is the pause.
+pub const NAME: &CStr = c"/pause";
 
 /// Everything a pause can see of the guest.
 const EMPTY: &str = "/run/kata-agent/empty";
@@ -34,9 +34,7 @@ pub fn is_pause(spec: &oci::Spec) -> bool {
 /// Starts the pause as the first process of a new PID namespace.
 pub fn spawn(reaper: &Reaper) -> Result<(Pid, Exit)> {
     fs::create_dir_all(EMPTY).at("make", EMPTY)?;
-    let program = CString::from(c"/proc/self/exe");
-    let arguments = [CString::from(c"/pause"), CString::new(ARGUMENT).at("pause", "argument")?];
-    reaper.spawn_with(|| fork_into_namespace(|| execv(&program, &arguments).is_ok())).at("start", "pause")
+    reaper.spawn_with(|| fork_into_namespace(|| execv(c"/proc/self/exe", &[NAME]).is_ok())).at("start", "pause")
 }
 
 /// Forks with a new PID namespace. `child` must not return successfully, and may only call what is safe after a fork.
@@ -69,6 +67,7 @@ pub fn run() -> ExitCode {
 }
 
 fn confine() -> nix::Result<()> {
+    nix::sys::prctl::set_name(c"pause")?;
     chroot(EMPTY)?;
     nix::unistd::chdir("/")?;
     setgroups(&[])?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Container, Kind};
+use super::Container;
 use crate::error::Result;
 use crate::process::Process;
 
@@ -26,16 +26,13 @@ impl Container {
     /// takes its PID namespace with it.
     pub fn kill_all(&self) {
         if let Some(cgroup) = &self.cgroup {
-            // The pause's group holds nothing but the pause, and the pod's PID namespace ends with it anyway.
             match cgroup.kill() {
                 Ok(()) => return,
                 Err(error) => log::debug!("container {}: {error}", self.id),
             }
         }
-        if matches!(self.kind, Kind::Pause | Kind::Crun(_)) {
-            // It may have ended already.
-            let _ = self.init.signal(libc::SIGKILL);
-        }
+        // It may have ended already.
+        let _ = self.init.signal(libc::SIGKILL);
     }
 }
 
@@ -46,7 +43,16 @@ fn ignores_termination(process: &Process) -> bool {
         return false;
     }
     let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
-    deaf_init(&status)
+    deaf_init(&status) && !waits_for_signals(&format!("/proc/{}/task", process.pid))
+}
+
+/// Whether a thread is in `sigwait`, as small inits are all the time. The masks do not tell: the kernel shows the signals waited for as
+/// not blocked meanwhile.
+fn waits_for_signals(tasks: &str) -> bool {
+    let threads = fs::read_dir(tasks).into_iter().flatten().flatten();
+    let calls = threads.filter_map(|thread| fs::read_to_string(thread.path().join("syscall")).ok());
+    let number = libc::SYS_rt_sigtimedwait.to_string();
+    calls.into_iter().any(|call| call.split(' ').next() == Some(&number))
 }
 
 fn deaf_init(status: &str) -> bool {

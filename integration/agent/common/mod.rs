@@ -1,0 +1,5 @@
+//! A pod's agent under test and a client of it, generated from the same protocol files by a library we did not write.
+
+pub mod pod;
+pub mod scenarios;
+pub mod spec;

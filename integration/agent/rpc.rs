@@ -1,1 +1,0 @@
-//! RPC tests.
