@@ -34,6 +34,7 @@ mount --make-r"$1" /
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mkdir -m 755 /run/netns
+mount -t tmpfs -o mode=755 tmpfs /run/netns
 ip link set lo up
 echo ready
 exec cat

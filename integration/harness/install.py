@@ -130,7 +130,7 @@ class _Stamp:
 
     def fresh(self) -> bool:
         try:
-            return json.loads(self._file.read_text()) == self.value
+            return bool(json.loads(self._file.read_text()) == self.value)
         except (OSError, ValueError):
             return False
 
