@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 #: Asked all the time, and of no interest to a later reader unless they fail.
 _QUIET: Final = frozenset({"State", "Pids", "Connect", "Stats"})
+#: They ask the host or the guest for much, so a daemon may die, or hang, with one of them half done: its beginning is told too.
+_LONG: Final = frozenset({"Create", "Start", "Delete"})
 
 
 class Unforeseen(ShimError):
@@ -36,6 +38,8 @@ class Boundary:
     def __enter__(self) -> None:
         self._began = time.monotonic()
         self._token = log.rpc.set(self._call.method)
+        if self._call.method in _LONG:
+            self._note("rpc-began", rpc=self._call.method, call=self._call.id)
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None

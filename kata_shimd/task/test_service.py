@@ -164,6 +164,13 @@ async def test_every_rpc_is_in_the_journal_with_its_error(shim):
         assert "no such container" in more["error"]
 
 
+async def test_what_takes_long_is_in_the_journal_when_it_begins(shim):
+    async with shim() as s:
+        await s.create()
+        said = [(event, more["rpc"]) for event, more in s.notes if event in ("rpc-began", "rpc")]
+        assert said == [("rpc-began", "Create"), ("rpc", "Create")]
+
+
 async def test_abandon_does_no_harm_while_containerd_holds_the_container(shim):
     async with shim() as s:
         await s.create()
