@@ -84,7 +84,9 @@ def _scene(config: Path | None, run_dir: Path) -> Scene:
 
 
 def _transport(examined: Examined) -> str:
-    return vmspec.transport(examined.config.shimd.agent_transport).value if examined.config else ""
+    if (config := examined.config) is None:
+        return ""
+    return vmspec.transport(config.shimd.agent_transport, own_guest=config.hypervisor.initrd is not None).value
 
 
 def _accelerator(setting: str) -> tuple[str, str]:

@@ -256,3 +256,11 @@ def test_the_devices_asked_for_are_those_of_qemus_command_line():
     words = argv(spec, wires)
     used = {words[index + 1].partition(",")[0] for index, word in enumerate(words) if word == "-device"}
     assert used == {*check_verb.DEVICES, check_verb.VSOCK_DEVICE}
+
+
+def test_the_longest_socket_is_the_one_that_is_checked_for():
+    from kata_shimd.debug.check_host import LONGEST_SOCKET
+    from kata_shimd.vm import sockets
+
+    names = [value for name, value in vars(sockets).items() if name.isupper() and str(value).endswith(".sock")]
+    assert Path(LONGEST_SOCKET).name == max([*names, "shim.sock"], key=len)

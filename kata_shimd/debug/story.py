@@ -51,10 +51,15 @@ class Story:
 
 def tell(events: Iterable[Mapping[str, Any]], *, live: bool) -> Story:
     """The story of the last life in a journal, `journal.read`'s answer."""
-    known = [event for event in events if isinstance(event.get("t"), int) and isinstance(event.get("event"), str)]
+    known = [event for event in events if _is_time(event.get("t")) and isinstance(event.get("event"), str)]
     life = _last_life(known)
     begin = life[0]["t"] if life else 0
     return Story(tuple(_entry(event, begin) for event in life), live)
+
+
+def _is_time(value: object) -> bool:
+    """Nanoseconds since the epoch, within what 64 bits hold."""
+    return isinstance(value, int) and 0 <= value < 1 << 63
 
 
 def _last_life(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

@@ -67,7 +67,7 @@ def test_only_the_last_life_is_told():
 
 
 def test_every_event_that_is_written_has_words():
-    known = {*timeline._WORDS, *timeline._SPECIAL}
+    known = timeline.EVENTS
     assert written_events() - known == set()
     assert known - written_events() == set()
 

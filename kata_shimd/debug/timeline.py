@@ -88,6 +88,8 @@ def _exited(entry: Entry) -> tuple[str, Mapping[str, Any]]:
 
 
 _SPECIAL: Final[Mapping[str, Callable[[Entry], tuple[str, Mapping[str, Any]]]]] = {"rpc": _rpc, "exited": _exited}
+#: Every event that has words.
+EVENTS: Final = frozenset({*_WORDS, *_SPECIAL})
 
 
 def _is_output(key: str, value: object) -> bool:

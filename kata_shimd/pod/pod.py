@@ -105,15 +105,20 @@ class Pod:
                 await asyncio.sleep(self._budgets.health_interval)
                 await agent.check()
         except ShimError as error:
-            self._end_for(vm, str(error))
+            await self._lose_agent(vm, str(error))
 
     async def _watch_channel(self, vm: Vm, agent: Agent) -> None:
-        self._end_for(vm, await agent.gone())
+        await self._lose_agent(vm, await agent.gone())
 
-    def _end_for(self, vm: Vm, cause: str) -> None:
-        if not self._ending:
-            self._note("agent-lost", error=cause)
-            vm.kill()
+    async def _lose_agent(self, vm: Vm, cause: str) -> None:
+        """The channel goes with the VM, and is seen to go first: a VM that ends by itself now is the cause, not the effect."""
+        try:
+            async with asyncio.timeout(self._budgets.follows):
+                await vm.wait()
+        except TimeoutError:
+            if not self._ending:
+                self._note("agent-lost", error=cause)
+                vm.kill()
 
     async def _watch_memory(self, agent: Agent) -> None:
         try:

@@ -37,6 +37,7 @@ class Budgets:
     stop: float = 3.0
     create_wait: float = 60.0
     health_interval: float = 5.0
+    follows: float = 1.0
 
 
 class Process:

@@ -25,8 +25,9 @@ from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
 
 BUDGETS = Budgets(
-    kill=0.05, drain=0.2, no_progress=0.05, execs_end=0.1, last_stats=0.1, stop=0.1, create_wait=60, health_interval=60
-)
+    kill=0.05, drain=0.2, no_progress=0.05, execs_end=0.1, last_stats=0.1, stop=0.1, create_wait=60, health_interval=60,
+    follows=0.05,
+)  # fmt: skip
 NO_STDIO = Stdio()
 PROCESS = {"args": ["true"], "cwd": "/"}
 
@@ -171,6 +172,17 @@ async def test_an_agent_that_is_lost_ends_the_vm(world):
         w.guest.die()
         assert (await w.pod.container("c1").init.wait()).status == 255
         assert "agent-lost" in w.notes
+
+
+async def test_an_agent_that_goes_with_its_vm_is_not_blamed(world):
+    async with world() as w:
+        await w.running()
+        w.guest.die()
+        await asyncio.sleep(0)
+        w.starter.machine.end("killed by the host")
+        assert (await w.pod.container("c1").init.wait()).status == 255
+        assert "vm-ended" in w.notes
+        assert "agent-lost" not in w.notes
 
 
 async def test_boot_failure_is_remembered_and_answered_by_create(world):
