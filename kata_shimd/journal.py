@@ -99,7 +99,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     for raw in _lines(path):
         try:
             event = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(event, dict) or (event.get("head") and raw in heads):
             continue

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -70,7 +71,10 @@ class State:
     last: int = 0
 
     def apply(self, line: Mapping[str, Any]) -> None:
-        """Take one line. Unknown operations are passed over: a newer version may have written them."""
+        """Take one line. Unknown operations are passed over: a newer version may have written them.
+
+        :raises ValueError: a line that nobody writes; the state is as before
+        """
         match line.get("op"):
             case "open":
                 self.opened = MappingProxyType(dict(line))
@@ -79,29 +83,41 @@ class State:
             case "made":
                 self._made(line)
             case "undone":
-                self.live.pop(line["n"], None)
+                self.live.pop(_number(line), None)
             case "phase":
-                self.phase = Phase(line["phase"])
+                self.phase = Phase(str(line.get("phase")))
             case "set":
-                self.values[line["key"]] = line["value"]
+                self.values[str(line.get("key"))] = line.get("value")
 
     def _plan(self, line: Mapping[str, Any]) -> None:
         known = ("op", "n", "kind", "scope", "needs")
         extra = {k: v for k, v in line.items() if k not in known}
-        record = Record(line["n"], line["kind"], line.get("scope", POD), tuple(line.get("needs", ())), extra)
+        n, needs = _number(line), line.get("needs", [])
+        if not isinstance(needs, list):
+            raise ValueError("needs is no list")
+        record = Record(n, str(line.get("kind")), str(line.get("scope", POD)), tuple(needs), extra)
         self.live[record.n] = record
         self.last = max(self.last, record.n)
 
     def _made(self, line: Mapping[str, Any]) -> None:
-        if (record := self.live.get(line["n"])) is not None:
+        if (record := self.live.get(_number(line))) is not None:
             identity = {k: v for k, v in line.items() if k not in ("op", "n")}
             self.live[record.n] = Record(
                 record.n, record.kind, record.scope, record.needs, {**record.fields, **identity}
             )
 
 
+def _number(line: Mapping[str, Any]) -> int:
+    """:raises ValueError: it has none"""
+    n = line.get("n")
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise ValueError("n is no number")
+    return n
+
+
 def read(pod_dir: Path) -> State:
-    """Read a ledger as it stands; a torn last line is ignored.
+    """Read a ledger as it stands. Lines that are no records are passed over, as `undo` passes them over: a torn one was never
+    followed by its object.
 
     :raises HostFailed: the file cannot be read
     """
@@ -111,7 +127,8 @@ def read(pod_dir: Path) -> State:
     except OSError as error:
         raise HostFailed("read ledger", str(pod_dir / NAME), error.strerror or "") from error
     for line in _complete_lines(data):
-        state.apply(line)
+        with suppress(ValueError):
+            state.apply(line)
     return state
 
 
@@ -119,7 +136,7 @@ def _complete_lines(data: bytes) -> Iterator[Mapping[str, Any]]:
     for raw in data.split(b"\n")[:-1]:
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # torn by a crash, and finished by the newline of the next writer
         if isinstance(line, dict):
             yield line

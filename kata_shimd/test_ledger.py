@@ -35,6 +35,27 @@ def test_made_adds_identity_and_undone_removes(pod_dir):
     assert read(pod_dir).live == {}
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        '{"op":"plan","kind":"dir"}',
+        '{"op":"plan","n":"1","kind":"dir"}',
+        '{"op":"plan","n":2,"kind":"dir","needs":7}',
+        '{"op":"made","n":[]}',
+        '{"op":"undone"}',
+        '{"op":"phase","phase":"dancing"}',
+        '{"op":"set"}',
+        '{"op":[]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_strange_line_is_passed_over_as_undo_passes_it_over(pod_dir, strange):
+    planned = {"op": "plan", "n": 1, "kind": "dir", "path": "/x"}
+    (pod_dir / "ledger").write_text(OPEN.decode() + strange + "\n" + json.dumps(planned) + "\n")
+    state = read(pod_dir)
+    assert (list(state.live), state.last, state.phase) == ([1], 1, None)
+
+
 def test_numbers_go_on_where_another_writer_left(pod_dir):
     first = Ledger(pod_dir).plan(Kind.DIR, path="/a")
     assert Ledger(pod_dir).plan(Kind.DIR, path="/b") == first + 1
