@@ -73,7 +73,7 @@ class CappedFile:
     def _cut(self) -> None:
         """Keep the head and a quarter of the limit of the end; in place, as readers hold the file open."""
         try:
-            tail_size = min(self._limit // 4, max(0, self._size - self._head))
+            tail_size = min(max(0, self._limit // 4 - len(_CUT)), max(0, self._size - self._head))
             tail = os.pread(self._fd, tail_size, self._size - tail_size)
             os.ftruncate(self._fd, min(self._head, self._size))
             os.write(self._fd, _CUT + tail)

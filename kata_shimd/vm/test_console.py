@@ -68,6 +68,15 @@ def test_a_later_daemon_appends(tmp_path):
     assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
 
 
+def test_the_limit_holds_for_pieces_of_any_size(tmp_path):
+    """The mark of the cut counts too."""
+    file, log = CappedFile(tmp_path / "log", limit=1000), tmp_path / "log"
+    for size in (600, 600, 1, 499, 500, 501, 1000, 2000):
+        file.append(b"x" * size)
+        assert log.stat().st_size <= 1000
+    file.close()
+
+
 def test_a_link_in_the_way_is_not_followed(tmp_path):
     (tmp_path / "log").symlink_to(tmp_path / "victim")
     CappedFile(tmp_path / "log", limit=1000).append(b"text")
