@@ -57,32 +57,58 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         spec = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument("read config.json", where, f"not JSON: {error}") from error
-    _check_shape(spec, where)
+    _check_shape(_SPEC, spec, where)
     process = spec.get("process")
     if process is not None:
         check_process(process, where)
     return dict(spec)
 
 
-_SHAPES: Final = (
-    ("process", dict),
-    ("root", dict),
-    ("mounts", list),
-    ("annotations", dict),
-    ("linux", dict),
-    ("hooks", dict),
-    ("hostname", str),
-)
+#: A type, the shape of every item of a list in brackets, or the shapes of an object's parts.
+Shape = type | list[Any] | dict[str, Any]
+
+_RESOURCES: Final[Shape] = {"cpu": dict}
+#: What is looked at here or in `storage`; all else is for `agent.oci` to judge. Any part may be absent or null.
+_SPEC: Final[Shape] = {
+    "hostname": str,
+    "process": dict,
+    "root": {"path": str},
+    "mounts": [{"destination": str, "source": str, "type": str, "options": [str]}],
+    "annotations": dict,
+    "hooks": dict,
+    "linux": {
+        "namespaces": [{"type": str, "path": str}],
+        "resources": _RESOURCES,
+        "cgroupsPath": str,
+    },
+}
 
 
-def _check_shape(spec: object, where: str) -> None:
-    if not isinstance(spec, dict):
-        raise InvalidArgument("read config.json", where, "not an object")
-    for key, kind in _SHAPES:
-        if spec.get(key) is not None and not isinstance(spec[key], kind):
-            raise InvalidArgument("read config.json", where, f"{key} is no {kind.__name__}")
-    if not all(isinstance(mount, dict) for mount in spec.get("mounts") or ()):
-        raise InvalidArgument("read config.json", where, "a mount is no object")
+def _check_shape(shape: Shape, value: object, where: str, part: str = "it") -> None:
+    """:raises InvalidArgument: ``value`` has another shape, or a text that no system call takes"""
+    kind = shape if isinstance(shape, type) else type(shape)
+    if not isinstance(value, kind):
+        raise InvalidArgument("read JSON", where, f"{part} is no {_KINDS[kind]}")
+    if isinstance(shape, list):
+        for index, item in enumerate(value if isinstance(value, list) else ()):
+            _check_shape(shape[0], item, where, f"{part}[{index}]")
+    elif isinstance(shape, dict) and isinstance(value, dict):
+        for key in shape.keys() & {key for key, item in value.items() if item is not None}:
+            _check_shape(shape[key], value[key], where, key if part == "it" else f"{part}.{key}")
+    elif isinstance(value, str) and not _is_text(value):
+        raise InvalidArgument("read JSON", where, f"{part} holds a NUL or is not Unicode")
+
+
+_KINDS: Final[dict[type, str]] = {dict: "object", list: "list", str: "text"}
+
+
+def _is_text(value: str) -> bool:
+    """Half a surrogate pair, which JSON can say, is no character of any file's name."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def check_process(process: Mapping[str, Any], where: str) -> None:
@@ -174,7 +200,7 @@ def _linux(linux: Mapping[str, Any], container_id: str, *, seccomp: bool) -> dic
         raise Unimplemented("create container", container_id, "id mappings of a user namespace", hint="run it without")
     guest = {key: value for key, value in linux.items() if key not in ("mountLabel", "intelRdt", "timeOffsets")}
     guest["namespaces"] = [
-        {"type": item["type"]}
+        {"type": item.get("type")}
         for item in linux.get("namespaces") or ()
         if item.get("type") not in _GUEST_NAMESPACES and not (item.get("type") == "pid" and item.get("path"))
     ]
@@ -208,6 +234,5 @@ def parse_resources(data: bytes, where: str) -> dict[str, Any]:
         resources = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument("read resources", where, f"not JSON: {error}") from error
-    if not isinstance(resources, dict):
-        raise InvalidArgument("read resources", where, "not an object")
-    return resources
+    _check_shape(_RESOURCES, resources, where)
+    return dict(resources)

@@ -115,5 +115,6 @@ def _is_device(source: str) -> bool:
 def _resolve(source: str) -> Path:
     try:
         return Path(source).resolve(strict=True)
-    except OSError as error:
-        raise InvalidArgument("share mount", source, error.strerror or "cannot be resolved") from error
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        cause = error.strerror if isinstance(error, OSError) else None
+        raise InvalidArgument("share mount", source, cause or "cannot be resolved") from error

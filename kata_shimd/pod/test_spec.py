@@ -38,6 +38,28 @@ def test_any_bytes_are_a_spec_or_invalid_argument(data):
         pass
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"root": {"path": {}}}', "root.path is no text"),
+        ('{"root": {"path": "a\\u0000"}}', "root.path holds a NUL"),
+        ('{"hostname": "\\ud800"}', "hostname holds a NUL or is not Unicode"),
+        ('{"mounts": [{}, {"options": 1}]}', r"mounts\[1\].options is no list"),
+        ('{"mounts": [{"options": [null]}]}', r"mounts\[0\].options\[0\] is no text"),
+        ('{"linux": {"namespaces": ["pid"]}}', r"linux.namespaces\[0\] is no object"),
+        ('{"linux": {"resources": {"cpu": 1}}}', "linux.resources.cpu is no object"),
+    ],
+)
+def test_a_part_of_another_shape_is_named(text, part):
+    with pytest.raises(InvalidArgument, match=part):
+        spec.parse(text.encode(), "x")
+
+
+def test_resources_of_another_shape_are_refused():
+    with pytest.raises(InvalidArgument, match="cpu is no object"):
+        spec.parse_resources(b'{"cpu": []}', "c1")
+
+
 KEYS = ["process", "args", "cwd", "env", "root", "mounts", "linux", "hooks"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

@@ -74,6 +74,13 @@ def test_pod_shm_is_the_guests(tmp_path):
     assert made.mounts[0]["source"] == "/run/kata-containers/sandbox/shm"
 
 
+def test_a_loop_of_links_is_refused(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    mount = {"destination": "/x", "type": "bind", "source": str(tmp_path / "loop")}
+    with pytest.raises(InvalidArgument, match="loop"):
+        storage.plan("c1", tmp_path, {"mounts": [mount]}, (Mount("bind", "/"),))
+
+
 def test_missing_source_is_named(tmp_path):
     with pytest.raises(InvalidArgument, match=r"/no/such"):
         plan(tmp_path, {"type": "bind", "destination": "/a", "source": "/no/such", "options": ["bind"]})
