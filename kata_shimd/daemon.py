@@ -83,6 +83,8 @@ def _run(arguments: Arguments, served: asyncio.Event) -> None:
     log.pod.set(arguments.sandbox_id)
     bootstrap = _read_all(inherited["bootstrap"])
     loaded = assembly.configure(arguments.bundle, bootstrap, os.environ.get("KATA_CONF_FILE"))
+    if loaded.config.runtime.enable_debug:
+        logging.getLogger().setLevel(logging.DEBUG)
     with asyncio.Runner(loop_factory=_loop_factory(loaded.config.shimd.event_loop)) as runner:
         runner.run(_serve(arguments, inherited, loaded, served))
 

@@ -19,8 +19,8 @@ def _kib(name: str, default: int, meaning: str) -> Key:
     return S.acts(name, between(16, 1024 * 1024, unit="KiB"), default, meaning, kata=ABSENT)
 
 
-def _deadline(name: str, seconds: float, meaning: str) -> Key:
-    return T.acts(name, SHORT, seconds, meaning, kata=ABSENT)
+def _deadline(name: str, seconds: float, meaning: str, *, inside: bool = False) -> Key:
+    return T.acts(name, SHORT, seconds, meaning, kata=ABSENT, inside=inside)
 
 
 def _held_deadline(name: str, seconds: float, meaning: str) -> Key:
@@ -51,7 +51,15 @@ SHIMD_KEYS: Final[tuple[Key, ...]] = (
         "auto: virtio-serial for the guest of `guest_dir`, vsock for Kata's",
         kata=ABSENT,
     ),
-    S.acts("attach", BOOL, True, "root on this host may attach to the daemon's interpreter", kata=ABSENT),
+    S.held(
+        "attach",
+        BOOL,
+        True,
+        "root on this host may attach to the daemon's interpreter",
+        kata=ABSENT,
+        accepts=(False,),
+        field="attach",
+    ),
     S.acts(
         "guest_dir", PATH, GUEST_DIR, "the built guest: `vmlinuz`, `initrd.img`, `rootfs.img`", kata=ABSENT, inside=True
     ),
@@ -72,14 +80,14 @@ TIMEOUT_KEYS: Final[tuple[Key, ...]] = (
     _deadline("hello_interval", 0.25, "between two attempts to greet the agent over virtio-serial"),
     _deadline("health", 30, "one health check of the agent"),
     _deadline("health_interval", 5, "between two health checks"),
-    _deadline("create_sandbox", 60, "setting up the sandbox in the guest"),
+    _held_deadline("create_sandbox", 60, "setting up the sandbox in the guest"),
     _deadline("agent_rpc", 60, "any other RPC to the agent that has no deadline of its own"),
-    _deadline("state", 2, "State, Connect and Pids, which answer from memory"),
+    _held_deadline("state", 2, "State, Connect and Pids, which answer from memory"),
     _deadline("kill", 5, "SIGKILL in the guest, before the VM is killed instead"),
     _deadline("qmp", 10, "QEMU's start up to its monitor, and one QMP command"),
-    _deadline("virtiofsd", 10, "virtiofsd's start"),
+    _held_deadline("virtiofsd", 10, "virtiofsd's start"),
     _deadline("hotplug", 30, "a hot-plugged device becoming usable in the guest"),
-    _deadline("stop", 10, "stopping a VM, all in all"),
+    _deadline("stop", 10, "stopping a VM, all in all: the steps below may not add up to more", inside=True),
     _deadline("stop_agent", 3, "of which: for the agent"),
     _deadline("stop_quit", 2, "of which: for QEMU to quit when asked through QMP"),
     _deadline("stop_term", 2, "of which: for QEMU to end after SIGTERM"),

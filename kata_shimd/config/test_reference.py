@@ -40,10 +40,12 @@ def test_unread_finds_what_no_code_reads(tmp_path):
     (tmp_path / "config").mkdir()
     (tmp_path / "api").mkdir()
     (tmp_path / "vm").mkdir()
-    (tmp_path / "config" / "a.py").write_text("c.memory_slots")
-    (tmp_path / "api" / "a.py").write_text("c.memory_slots")
-    (tmp_path / "vm" / "test_a.py").write_text("c.memory_slots")
-    (tmp_path / "vm" / "a.py").write_text("c.default_memory_mib\nc.memory_slots = 1\n")
+    (tmp_path / "config" / "a.py").write_text("c.hypervisor.memory_slots")
+    (tmp_path / "api" / "a.py").write_text("c.hypervisor.memory_slots")
+    (tmp_path / "vm" / "test_a.py").write_text("c.hypervisor.memory_slots")
+    (tmp_path / "vm" / "a.py").write_text(
+        "hypervisor.default_memory_mib\nhypervisor.memory_slots = 1\nvm.memory_slots\n"
+    )
     unread = usage.unread(tmp_path)
     assert "hypervisor.qemu.memory_slots" in unread
     assert "hypervisor.qemu.default_memory" not in unread

@@ -166,6 +166,12 @@ def test_a_boot_in_which_qemu_died_names_qemus_end():
     assert "no such machine" in judge(story).sentence
 
 
+def test_a_daemon_that_dies_names_what_it_served():
+    began = [event("rpc-began", rpc=name, call=call) for name, call in (("Create", 1), ("Start", 5), ("Delete", 7))]
+    done = event("rpc", rpc="Create", call=1, ms=410.0)
+    assert "while it served Start, Delete" in judge(tell(as_read([*BOOTED, *began, done]), live=False)).sentence
+
+
 def test_137_without_a_memory_kill_is_an_exit_like_others():
     story = tell(as_read([*RAN, event("exited", container="c1", exec="", status=137), ENDED]), live=False)
     assert judge(story).rule == "container-exited"

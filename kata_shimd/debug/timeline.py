@@ -21,6 +21,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "daemon": "serves {namespace}/{id}, pid {pid}",
     "accelerator": "{choice}: {why}",
     "warning": "{text}",
+    "rpc-began": "{rpc} ({call})",
     "boot-phase": "{phase} took {ms} ms",
     "boot-failed": "{error}",
     "agent-ready": "the agent answers",

@@ -143,9 +143,10 @@ def _out_of_memory(story: Story) -> str:
 def _died(story: Story) -> str:
     if story.live or story.last("daemon-ended"):
         return ""
-    return (
-        f"The daemon died without a word after its last event, {story.entries[-1].event}; see daemon.stderr and dmesg."
-    )
+    answered = {entry.text("call") for entry in story.all("rpc")}
+    serving = [entry.text("rpc") for entry in story.all("rpc-began") if entry.text("call") not in answered]
+    doing = f"while it served {', '.join(serving)}" if serving else f"after its last event, {story.entries[-1].event}"
+    return f"The daemon died without a word {doing}; see containerd's log and the kernel's (dmesg)."
 
 
 def _expired(story: Story) -> str:
