@@ -16,7 +16,6 @@ use common::scenarios;
 use common::spec::{container, shell};
 use kata_agent::protocol::agent::*;
 use tokio::net::UnixStream;
-use ttrpc::asynchronous::transport::Socket;
 use ttrpc::Code;
 
 /// The interface the host's agent finds.
@@ -39,23 +38,11 @@ struct Host {
 
 impl Host {
     fn start() -> Self {
-        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
-            "agent-{}-{}",
-            std::process::id(),
-            unique()
-        ));
+        let directory =
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("agent-{}-{}", std::process::id(), unique()));
         std::fs::create_dir_all(&directory).unwrap();
         let process = Command::new("unshare")
-            .args([
-                "--mount",
-                "--pid",
-                "--net",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-                "--propagation",
-                "private",
-            ])
+            .args(["--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
             .args(["sh", "-c", SETUP, env!("CARGO_BIN_EXE_kata-agent")])
             .arg(directory.join("agent.sock"))
             .arg(HARDWARE)
@@ -75,22 +62,15 @@ impl Host {
         let mut line = String::new();
         while !line.contains("listening at") {
             line.clear();
-            assert_ne!(
-                lines.read_line(&mut line).unwrap(),
-                0,
-                "the agent ended:\n{}",
-                self.log()
-            );
+            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the agent ended:\n{}", self.log());
             log.write_all(line.as_bytes()).unwrap();
         }
         std::thread::spawn(move || std::io::copy(&mut lines, &mut log));
     }
 
     async fn connect(&self) -> Pod {
-        let stream = UnixStream::connect(self.directory.join("agent.sock"))
-            .await
-            .unwrap();
-        Pod::new(Socket::from(stream))
+        let stream = UnixStream::connect(self.directory.join("agent.sock")).await.unwrap();
+        Pod::new(stream)
     }
 
     fn log(&self) -> String {
@@ -164,7 +144,7 @@ async fn a_lost_caller_leaves_nothing_half_made() {
     let request = container("orphaned", shell("sleep 1000"));
     let create = tokio::time::timeout(Duration::from_millis(1), caller.create(&request)).await;
     assert!(create.is_err(), "the caller has gone before the answer");
-    drop(caller);
+    caller.cut();
     while code_of_create(&pod).await != Code::ALREADY_EXISTS {}
     while pod.start("orphaned").await.is_err() {}
     pod.remove("orphaned").await.unwrap();
@@ -172,13 +152,7 @@ async fn a_lost_caller_leaves_nothing_half_made() {
 
 /// Asks again for what the lost caller asked for, without the means to make it.
 async fn code_of_create(pod: &Pod) -> Code {
-    code(
-        pod.create(&container(
-            "orphaned",
-            common::spec::process(&["/bin/none"]),
-        ))
-        .await,
-    )
+    code(pod.create(&container("orphaned", common::spec::process(&["/bin/none"]))).await)
 }
 
 #[tokio::test]

@@ -1,11 +1,15 @@
 //! A client with words for what tests do.
 
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kata_agent::protocol::agent::*;
 use kata_agent::protocol::agent_ttrpc::AgentServiceClient;
 use kata_agent::protocol::health_ttrpc::HealthClient;
 use kata_agent::protocol::oci;
+use tokio::net::UnixStream;
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::{with_duration, Context};
 use ttrpc::r#async::Client;
@@ -22,6 +26,7 @@ const CHUNK: usize = 1 << 20;
 pub struct Pod {
     pub agent: AgentServiceClient,
     pub health: HealthClient,
+    connection: Arc<StdStream>,
 }
 
 /// How a process ended and what it said.
@@ -53,12 +58,16 @@ pub fn message<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> String {
 }
 
 impl Pod {
-    pub fn new(socket: Socket) -> Self {
-        let client = Client::new(socket);
-        Self {
-            agent: AgentServiceClient::new(client.clone()),
-            health: HealthClient::new(client),
-        }
+    pub fn new(stream: UnixStream) -> Self {
+        let stream = stream.into_std().unwrap();
+        let connection = Arc::new(stream.try_clone().unwrap());
+        let client = Client::new(Socket::from(UnixStream::from_std(stream).unwrap()));
+        Self { agent: AgentServiceClient::new(client.clone()), health: HealthClient::new(client), connection }
+    }
+
+    /// Ends the connection, whatever is under way on it.
+    pub fn cut(&self) {
+        self.connection.shutdown(Shutdown::Both).unwrap();
     }
 
     /// Makes the sandbox and fills the shared directory with a root file system of busybox.
@@ -68,11 +77,7 @@ impl Pod {
             sandbox_id: "sandbox".into(),
             dns: spec::strings(&["nameserver 192.0.2.1"]),
             storages: vec![
-                spec::storage(
-                    "local",
-                    "/run/kata-containers/shared/containers",
-                    &["mode=0755"],
-                ),
+                spec::storage("local", "/run/kata-containers/shared/containers", &["mode=0755"]),
                 spec::storage(
                     "ephemeral",
                     "/run/kata-containers/sandbox/shm",
@@ -81,18 +86,14 @@ impl Pod {
             ],
             ..Default::default()
         };
-        self.agent
-            .create_sandbox(patience(), &request)
-            .await
-            .unwrap();
+        self.agent.create_sandbox(patience(), &request).await.unwrap();
         let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
         self.copy("bin/busybox", 0o100_755, &busybox).await;
         for name in [
-            "sh", "cat", "df", "echo", "env", "grep", "head", "hostname", "id", "ls", "nc", "ps",
-            "pwd", "seq", "sleep", "stat", "stty", "test", "tr", "tty", "wc",
+            "sh", "cat", "df", "echo", "env", "grep", "head", "hostname", "id", "ls", "nc", "ps", "pwd", "seq",
+            "sleep", "stat", "stty", "test", "tr", "tty", "wc",
         ] {
-            self.copy(&format!("bin/{name}"), 0o120_777, b"busybox")
-                .await;
+            self.copy(&format!("bin/{name}"), 0o120_777, b"busybox").await;
         }
         self.copy("work", 0o040_755, b"").await;
     }
@@ -114,27 +115,17 @@ impl Pod {
     }
 
     pub async fn create(&self, request: &CreateContainerRequest) -> ttrpc::Result<()> {
-        self.agent
-            .create_container(patience(), request)
-            .await
-            .map(drop)
+        self.agent.create_container(patience(), request).await.map(drop)
     }
 
     pub async fn start(&self, id: &str) -> ttrpc::Result<()> {
-        let request = StartContainerRequest {
-            container_id: id.into(),
-            ..Default::default()
-        };
-        self.agent
-            .start_container(patience(), &request)
-            .await
-            .map(drop)
+        let request = StartContainerRequest { container_id: id.into(), ..Default::default() };
+        self.agent.start_container(patience(), &request).await.map(drop)
     }
 
     /// Makes and starts a container that runs a script.
     pub async fn launch(&self, id: &str, script: &str) {
-        self.launch_with(&spec::container(id, spec::shell(script)))
-            .await;
+        self.launch_with(&spec::container(id, spec::shell(script))).await;
     }
 
     pub async fn launch_with(&self, request: &CreateContainerRequest) {
@@ -149,10 +140,7 @@ impl Pod {
             process: Some(process).into(),
             ..Default::default()
         };
-        self.agent
-            .exec_process(patience(), &request)
-            .await
-            .map(drop)
+        self.agent.exec_process(patience(), &request).await.map(drop)
     }
 
     /// Runs a script in a container to its end.
@@ -171,15 +159,8 @@ impl Pod {
 
     /// Reads both streams to their ends, then waits.
     pub async fn outcome(&self, id: &str, exec: &str) -> Outcome {
-        let (out, err) = tokio::join!(
-            self.read_all(id, exec, false),
-            self.read_all(id, exec, true)
-        );
-        Outcome {
-            status: self.wait(id, exec).await.unwrap(),
-            out,
-            err,
-        }
+        let (out, err) = tokio::join!(self.read_all(id, exec, false), self.read_all(id, exec, true));
+        Outcome { status: self.wait(id, exec).await.unwrap(), out, err }
     }
 
     pub async fn read_all(&self, id: &str, exec: &str, error_stream: bool) -> String {
@@ -193,12 +174,7 @@ impl Pod {
     }
 
     pub async fn read(&self, id: &str, exec: &str, error_stream: bool, len: u32) -> Vec<u8> {
-        let request = ReadStreamRequest {
-            container_id: id.into(),
-            exec_id: exec.into(),
-            len,
-            ..Default::default()
-        };
+        let request = ReadStreamRequest { container_id: id.into(), exec_id: exec.into(), len, ..Default::default() };
         let reply = match error_stream {
             true => self.agent.read_stderr(patience(), &request).await,
             false => self.agent.read_stdout(patience(), &request).await,
@@ -224,76 +200,38 @@ impl Pod {
             data: data.to_vec(),
             ..Default::default()
         };
-        self.agent
-            .write_stdin(patience(), &request)
-            .await
-            .map(|reply| reply.len)
+        self.agent.write_stdin(patience(), &request).await.map(|reply| reply.len)
     }
 
     pub async fn close_stdin(&self, id: &str, exec: &str) -> ttrpc::Result<()> {
-        let request = CloseStdinRequest {
-            container_id: id.into(),
-            exec_id: exec.into(),
-            ..Default::default()
-        };
+        let request = CloseStdinRequest { container_id: id.into(), exec_id: exec.into(), ..Default::default() };
         self.agent.close_stdin(patience(), &request).await.map(drop)
     }
 
     pub async fn resize(&self, id: &str, row: u32, column: u32) -> ttrpc::Result<()> {
-        let request = TtyWinResizeRequest {
-            container_id: id.into(),
-            row,
-            column,
-            ..Default::default()
-        };
-        self.agent
-            .tty_win_resize(patience(), &request)
-            .await
-            .map(drop)
+        let request = TtyWinResizeRequest { container_id: id.into(), row, column, ..Default::default() };
+        self.agent.tty_win_resize(patience(), &request).await.map(drop)
     }
 
     pub async fn wait(&self, id: &str, exec: &str) -> ttrpc::Result<i32> {
-        let request = WaitProcessRequest {
-            container_id: id.into(),
-            exec_id: exec.into(),
-            ..Default::default()
-        };
-        self.agent
-            .wait_process(patience(), &request)
-            .await
-            .map(|reply| reply.status)
+        let request = WaitProcessRequest { container_id: id.into(), exec_id: exec.into(), ..Default::default() };
+        self.agent.wait_process(patience(), &request).await.map(|reply| reply.status)
     }
 
     pub async fn signal(&self, id: &str, exec: &str, signal: i32) -> ttrpc::Result<()> {
         let signal = signal.unsigned_abs();
-        let request = SignalProcessRequest {
-            container_id: id.into(),
-            exec_id: exec.into(),
-            signal,
-            ..Default::default()
-        };
-        self.agent
-            .signal_process(patience(), &request)
-            .await
-            .map(drop)
+        let request =
+            SignalProcessRequest { container_id: id.into(), exec_id: exec.into(), signal, ..Default::default() };
+        self.agent.signal_process(patience(), &request).await.map(drop)
     }
 
     pub async fn remove(&self, id: &str) -> ttrpc::Result<()> {
-        let request = RemoveContainerRequest {
-            container_id: id.into(),
-            ..Default::default()
-        };
-        self.agent
-            .remove_container(patience(), &request)
-            .await
-            .map(drop)
+        let request = RemoveContainerRequest { container_id: id.into(), ..Default::default() };
+        self.agent.remove_container(patience(), &request).await.map(drop)
     }
 
     pub async fn stats(&self, id: &str) -> ttrpc::Result<StatsContainerResponse> {
-        let request = StatsContainerRequest {
-            container_id: id.into(),
-            ..Default::default()
-        };
+        let request = StatsContainerRequest { container_id: id.into(), ..Default::default() };
         self.agent.stats_container(patience(), &request).await
     }
 }
