@@ -34,6 +34,19 @@ impl Lock {
         }
     }
 
+    /// Remove the lock of a pod of which nothing is left, unless somebody holds it, who then sees to that.
+    pub fn sweep(path: PathBuf) -> Outcome<()> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let file = open(&path).during("open lock", path.display())?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Self { path, _file: file }.remove(),
+            Err(Errno::WOULDBLOCK) => Ok(()),
+            Err(error) => Err(error).during("take lock", path.display()),
+        }
+    }
+
     /// Remove the name while holding the lock: nothing of the pod is left.
     pub fn remove(self) -> Outcome<()> {
         match fs::remove_file(&self.path) {

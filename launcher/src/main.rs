@@ -26,13 +26,14 @@ mod words;
 
 use std::env;
 use std::io::Write;
-use std::path::{Path, absolute};
+use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use args::{Args, Verb};
 use deadline::Deadline;
 use failure::{During, Failure, Outcome};
+use lock::Lock;
 
 /// For the daemon's own teardown; its steps have budgets of their own.
 const UNDO_BUDGET: Duration = Duration::from_secs(30);
@@ -70,7 +71,16 @@ fn undo(words: &[String]) -> ExitCode {
     let run = || {
         let pod = absolute(Path::new(pod)).during("undo", pod)?;
         let caller = rustix::process::getppid().map(|parent| parent.as_raw_pid());
-        undo::Undo { pod: &pod, scope, deadline: Deadline::after(UNDO_BUDGET), caller }.run()
+        let left = undo::Undo { pod: &pod, scope, deadline: Deadline::after(UNDO_BUDGET), caller }.run()?;
+        // `delete` may have come and gone while the daemon was still ending.
+        if scope == undo::POD
+            && left.is_empty()
+            && !pod.exists()
+            && let Some(lock) = lock_of(&pod)
+        {
+            Lock::sweep(lock)?;
+        }
+        Ok(left)
     };
     match run() {
         Ok(left) => {
@@ -79,6 +89,12 @@ fn undo(words: &[String]) -> ExitCode {
         }
         Err(failure) => report(&failure, 1),
     }
+}
+
+/// RUN/locks/HASH, from RUN/pods/HASH.
+fn lock_of(pod: &Path) -> Option<PathBuf> {
+    let pods = pod.parent().filter(|pods| pods.ends_with("pods"))?;
+    Some(pods.parent()?.join("locks").join(pod.file_name()?))
 }
 
 fn print(bytes: &[u8]) -> Outcome<()> {
