@@ -9,18 +9,31 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from kata_shimd.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ShimError, VmFailed
+from kata_shimd.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ShimError,
+    VmFailed,
+)
 from kata_shimd.pod import events, storage
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod.container import Container
 from kata_shimd.pod.lifecycle import Do
+from kata_shimd.pod.pace import Pace
 from kata_shimd.pod.ports import Agent, Host, Publisher, Streams, Vm, Vmm
 from kata_shimd.pod.process import SIGKILL, Budgets, Process, is_gone
 from kata_shimd.pod.values import LOST, CreateSpec, ExecSpec, Exit, VmExit, check_id
 
 _log = logging.getLogger(__name__)
+
+#: Memory events a guest may tell at once, and seconds for each one more: a flood of them would push exits out of the queue.
+OOM_BURST: Final = 64
+OOM_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +134,10 @@ class Pod:
                 vm.kill()
 
     async def _watch_memory(self, agent: Agent) -> None:
+        pace = Pace(OOM_BURST, OOM_SECONDS)
         try:
             while True:
+                await pace.turn()
                 container_id = await agent.oom_event()
                 if container_id in self.containers:
                     self._south.publisher.publish(events.OutOfMemory(container_id))
@@ -280,32 +295,54 @@ class Pod:
         return container.init.pid
 
     async def kill(self, container_id: str, exec_id: str, number: int, *, everyone: bool) -> None:
-        """Signal a process. A SIGKILL the guest cannot carry out ends the VM: Kill always works."""
+        """Signal a process. A SIGKILL that the guest does not carry out ends the VM: Kill always works.
+
+        For an exec only when nobody answers: what a guest refuses there, the container's SIGKILL still does.
+        """
         container = self.container(container_id)
         process = container.process(exec_id)
+        said = "the agent sent SIGKILL, and the process lives on"
         try:
             await container.kill(process, number, everyone=everyone or not exec_id)
         except ShimError as error:
-            if number != SIGKILL or not is_gone(error) or process.life.ended:
+            if number != SIGKILL or process.life.ended or (exec_id and not is_gone(error)):
                 raise
-            await self._escalate(process, str(error))
-            return
+            if is_gone(error):
+                await self._escalate(process, str(error))
+                return
+            said = str(error)
+            if not isinstance(error, NotFound):
+                await self._see_dead(process, said)
+                return
+            self._group.create_task(self._watch_death(process, said), name=f"see dead {container_id}")
+            raise
         if number == SIGKILL and not exec_id:
-            self._group.create_task(self._see_dead(process), name=f"see dead {container_id}")
+            self._group.create_task(self._watch_death(process, said), name=f"see dead {container_id}")
 
-    async def _see_dead(self, process: Process) -> None:
-        """The agent says it has sent SIGKILL to everyone: then init ends soon, or the guest does not do what it says."""
+    async def _watch_death(self, process: Process, said: str) -> None:
+        try:
+            await self._see_dead(process, said)
+        except ShimError as error:
+            self._note("kill-failed", container=process.container_id, exec=process.exec_id, error=str(error))
+
+    async def _see_dead(self, process: Process, said: str) -> None:
+        """Whatever the agent says to SIGKILL: init ends soon, or the guest is not to be trusted with it."""
         try:
             async with asyncio.timeout(self._budgets.kill):
                 await process.wait()
         except TimeoutError:
-            await self._escalate(process, "the agent sent SIGKILL, and the process lives on")
+            await self._escalate(process, said)
 
     async def _escalate(self, process: Process, why: str) -> None:
+        """:raises DeadlineExceeded: not even QEMU's SIGKILL was carried out in time"""
         self._note("kill-escalated", container=process.container_id, exec=process.exec_id, error=why)
         vm, _ = await self.booted()
         vm.kill()
-        await process.wait()
+        try:
+            async with asyncio.timeout(self._budgets.kill):
+                await process.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded("kill", process.life.name, "QEMU has not ended after SIGKILL") from error
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         """Change a live container's limits in the guest."""

@@ -57,6 +57,7 @@ class Process:
         self._input: Input | None = None
         self._followed = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._readers: list[asyncio.Task[None]] = []
 
     @property
     def process_id(self) -> str:
@@ -117,7 +118,7 @@ class Process:
         self._followed = True
         name = self.life.name
         for output in self._outputs:
-            self._tasks.append(group.create_task(output.read_guest(), name=f"read {name}"))
+            self._readers.append(group.create_task(output.read_guest(), name=f"read {name}"))
             self._tasks.append(group.create_task(output.write_host(), name=f"write {name}"))
         self._tasks.append(group.create_task(self._until_exit(group, on_exit), name=f"wait {name}"))
 
@@ -153,7 +154,9 @@ class Process:
                 for output in self._outputs:
                     await output.drained.wait()
         except TimeoutError:
-            _log.warning("%s: the guest did not end its streams in time", self.life.name)
+            _log.warning("%s: the guest did not end its streams in time; they are cut", self.life.name)
+            for reader in self._readers:
+                reader.cancel()
 
     async def finish_streams(self) -> None:
         """At Delete: let the host's reader take what is left, as long as it takes anything at all; then close."""
@@ -163,7 +166,7 @@ class Process:
         for output in self._outputs:
             while not output.closed.is_set() and await self._progresses(output):
                 pass
-        for task in self._tasks:
+        for task in (*self._tasks, *self._readers):
             task.cancel()
 
     async def _progresses(self, output: Output) -> bool:
