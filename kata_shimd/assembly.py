@@ -19,7 +19,7 @@ from kata_shimd.config import Loaded, options
 from kata_shimd.config import load as load_config
 from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.debug.record import RecordingPublisher
-from kata_shimd.errors import InvalidArgument
+from kata_shimd.errors import InvalidArgument, ShimError
 from kata_shimd.host.files import HostFiles
 from kata_shimd.host.logger import Loggers
 from kata_shimd.host.process import Gate
@@ -165,7 +165,8 @@ class Booter:
         self._arguments, self._parts, self._choice, self._timeouts = arguments, parts, choice, timeouts
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
-        """:raises VmFailed, HostFailed: with step, object, cause and hint"""
+        """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
+        sandbox = self._sandbox()
         parts, timeouts = self._parts, self._timeouts
         vm = await machine.boot(
             vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice),
@@ -176,12 +177,26 @@ class Booter:
             parts.group,
             vm_budgets(timeouts),
         )
-        deadlines = Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc)
-        agent = AgentClient(await vm.dial(), deadlines)
-        await agent.check()
-        await agent.create_sandbox(self._sandbox())
+        try:
+            agent = await self._reach(vm, sandbox)
+        except BaseException:
+            vm.kill()  # nobody will use it, and a guest that does not answer may do anything else
+            raise
         parts.journal.write("agent-ready")
         return vm, agent
+
+    async def _reach(self, vm: machine.Machine, sandbox: Sandbox) -> AgentClient:
+        """A guest that is reached and then fails is told of with what it said last, like one that never was."""
+        timeouts = self._timeouts
+        agent = AgentClient(await vm.dial(), Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc))
+        try:
+            await agent.check()
+            await agent.create_sandbox(sandbox)
+        except ShimError as error:
+            agent.close()
+            await vm.settle()
+            raise await vm.failure(error.step, error.obj, error.cause) from error
+        return agent
 
     def _sandbox(self) -> Sandbox:
         spec = oci.load(self._arguments.bundle)
