@@ -18,6 +18,7 @@ from kata_shimd.errors import (
     InvalidArgument,
     NotFound,
     ShimError,
+    Unavailable,
     VmFailed,
 )
 from kata_shimd.pod import events, storage
@@ -67,6 +68,8 @@ class Pod:
         self._on_stopping = on_stopping
         self.containers: dict[str, Container] = {}
         self._creating: set[str] = set()
+        #: Of those, the ones that nobody waits for any more.
+        self._unwanted: set[str] = set()
         self._running: asyncio.Future[tuple[Vm, Agent]] = asyncio.get_running_loop().create_future()
         self.vm_exit: VmExit | None = None
         self.stopping = asyncio.Event()
@@ -191,7 +194,7 @@ class Pod:
         try:
             container = await self._create(request)
         finally:
-            self._creating.discard(request.container_id)
+            self._created(request.container_id)
         self.containers[container.id] = container
         self._main = self._main or container.id
         if self._vm_ended.is_set():
@@ -201,6 +204,13 @@ class Pod:
             events.Created(container.id, request.bundle, request.rootfs, request.stdio, container.init.pid)
         )
         return container.init.pid
+
+    def _created(self, container_id: str) -> None:
+        """Create is over. One that nobody waited for has been undone, and with it goes a pod that has nothing else."""
+        self._creating.discard(container_id)
+        if container_id in self._unwanted:
+            self._unwanted.discard(container_id)
+            self.shutdown()
 
     def _check_new(self, container_id: str) -> None:
         check_id("container id", container_id)
@@ -224,6 +234,8 @@ class Pod:
             await agent.create_container(
                 request.container_id, guest, (), sandbox_pidns=oci.shares_pod_pid_namespace(spec)
             )
+            if container.id in self._unwanted:
+                raise Unavailable("create container", container.id, "containerd has gone, or given it up, meanwhile")
         except BaseException:
             await self._undo_create(container)
             raise
@@ -363,7 +375,14 @@ class Pod:
         return container.last_stats
 
     async def abandon(self, container_id: str) -> None:
-        """containerd has given the container up: end and remove it, and the pod with its last one."""
+        """containerd has given the container up: end and remove it, and the pod with its last one.
+
+        One that is still being created is undone when it is: nobody would ever learn of it (`users.md` §1, 5).
+        """
+        if container_id in self._creating:
+            self._note("abandoned", container=container_id)
+            self._unwanted.add(container_id)
+            return
         if container_id not in self.containers:
             return
         self._note("abandoned", container=container_id)

@@ -4,12 +4,16 @@ containerd runs ``delete`` whenever it drops a task: after a normal deletion, an
 case nobody will
 ever ask for the container again, so it is ours to remove; but a ``delete`` run by hand beside a healthy pod must do no harm. The
 difference: while a connection that spoke of the container is open, containerd still has it.
+
+A Create whose connection ends before it is answered is given up without a word: whoever comes next asks for the container, is
+told that there is none, and never asks again.
 """
 
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from kata_shimd.api import pod as pb
 from kata_shimd.api import wkt
@@ -24,14 +28,29 @@ class Abandonment:
         self._group, self._remove = group, remove
         self._spoken: defaultdict[str, set[str]] = defaultdict(set)
         self._given_up: set[str] = set()
+        #: Containers whose Create is under way, by the connection that waits for it.
+        self._creating: defaultdict[str, set[str]] = defaultdict(set)
 
     def seen(self, connection: str, container_id: str) -> None:
         """containerd spoke of a container on a connection."""
         self._spoken[connection].add(container_id)
         self._given_up.discard(container_id)
 
+    @contextmanager
+    def creating(self, connection: str, container_id: str) -> Iterator[None]:
+        """Stands round a Create, for as long as somebody waits for its answer."""
+        self._creating[connection].add(container_id)
+        try:
+            yield
+        finally:
+            self._creating[connection].discard(container_id)
+            if not self._creating[connection]:
+                del self._creating[connection]
+
     def lost(self, connection: str) -> None:
-        """A connection ended; what it alone spoke of, and `delete` was run for, is removed."""
+        """A connection ended: what was being created for it is removed, and what it alone spoke of and `delete` was run for."""
+        for container_id in self._creating.get(connection, ()):
+            self._begin(container_id)
         spoken = self._spoken.pop(connection, set())
         for container_id in spoken & self._given_up:
             self._consider(container_id)
@@ -47,6 +66,9 @@ class Abandonment:
             _log.info("delete was run for %s, which containerd still holds: left alone", container_id)
             return
         self._given_up.discard(container_id)
+        self._begin(container_id)
+
+    def _begin(self, container_id: str) -> None:
         self._group.create_task(self._run(container_id), name=f"abandoned {container_id}")
 
     async def _run(self, container_id: str) -> None:

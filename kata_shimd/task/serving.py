@@ -4,8 +4,9 @@ Which method runs where is one table here: what answers from memory runs inside 
 end although its caller may go.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from kata_shimd import log, wire
@@ -26,17 +27,20 @@ def services(service: TaskService, abandonment: Abandonment) -> Iterator[Service
     """containerd's Task service v2 and v3, and `kata_shimd.v1.Pod` for the launcher."""
     methods = handlers(service)
     for descriptor in (task_v2.SERVICE, task_v3.SERVICE):
-        yield _service(descriptor, methods, abandonment.seen)
+        yield _service(descriptor, methods, abandonment.seen, {"Create": partial(_create, service.create, abandonment)})
     yield _service(pod_rpcs.SERVICE, {"Abandon": abandonment.abandon}, lambda _connection, _id: None)
 
 
 def _service(
-    descriptor: ServiceDescriptor, methods: Mapping[str, Callable[[Any], Any]], seen: Callable[[str, str], None]
+    descriptor: ServiceDescriptor,
+    methods: Mapping[str, Callable[[Any], Any]],
+    seen: Callable[[str, str], None],
+    special: Mapping[str, Callable[[Call, Any], Any]] = MappingProxyType({}),
 ) -> Service:
     table: dict[str, Method[Any, Any]] = {}
     for rpc in descriptor:
         table[rpc.name] = Method(
-            handler=partial(_handle, methods[rpc.name], seen),
+            handler=special.get(rpc.name) or partial(_handle, methods[rpc.name], seen),
             decode=partial(wire.decode, rpc.request),
             encode=wire.encode,
             immediate=rpc.name in IMMEDIATE,
@@ -50,3 +54,9 @@ def _handle(method: Callable[[Any], Any], seen: Callable[[str, str], None], call
     log.container.set(request.id)
     seen(call.connection, request.id)
     return method(request)
+
+
+async def _create(method: Callable[[Any], Awaitable[Any]], abandonment: Abandonment, call: Call, request: Any) -> Any:
+    """As `_handle`, and known to be under way."""
+    with abandonment.creating(call.connection, request.id):
+        return await _handle(method, abandonment.seen, call, request)

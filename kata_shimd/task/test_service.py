@@ -11,10 +11,10 @@ from kata_shimd.api import pod as pod_pb
 from kata_shimd.api import wkt
 from kata_shimd.api.services import pod as pod_rpcs
 from kata_shimd.api.services import task_v2, task_v3
-from kata_shimd.errors import Code
+from kata_shimd.errors import Code, ShimError
 from kata_shimd.pod import testing
+from kata_shimd.pod.conftest import BUDGETS, PROCESS
 from kata_shimd.pod.pod import Pod, South
-from kata_shimd.pod.test_pod import BUDGETS, PROCESS
 from kata_shimd.task.abandon import Abandonment
 from kata_shimd.task.boundary import boundary
 from kata_shimd.task.service import TaskService
@@ -182,3 +182,53 @@ async def test_abandon_does_no_harm_while_containerd_holds_the_container(shim):
         s.client.close()
         await testing.until(lambda: not s.pod.containers)
         assert s.pod.stopping.is_set()
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Holds every Create until it is set; ``begun`` says that one waits."""
+    let_go, begun = asyncio.Event(), asyncio.Event()
+    share = testing.Files.share_rootfs
+
+    async def wait(files, *args):
+        begun.set()
+        await let_go.wait()
+        await share(files, *args)
+
+    monkeypatch.setattr(testing.Files, "share_rootfs", wait)
+    let_go.begun = begun
+    return let_go
+
+
+async def test_create_is_undone_when_its_caller_has_gone(shim, held):
+    async with shim() as s, asyncio.TaskGroup() as group:
+        caller = group.create_task(refused(s.create()))
+        await held.begun.wait()
+        s.client.close()
+        assert await caller is None
+        await testing.until(lambda: ("abandoned", {"container": "c1"}) in s.notes)
+        held.set()
+        await s.pod.stopping.wait()
+        assert s.pod.containers == {} and s.starter.guest.processes == {}
+
+
+async def test_create_is_undone_when_it_was_given_up_meanwhile(shim, held):
+    """containerd's deadline has passed and it runs `delete`; Create ends only then."""
+    async with shim() as s, asyncio.TaskGroup() as group:
+        caller = group.create_task(refused(s.create()))
+        await held.begun.wait()
+        await s.pod.abandon("c1")
+        held.set()
+        assert await caller is Code.UNAVAILABLE
+        assert s.pod.containers == {} and s.pod.stopping.is_set()
+
+
+async def refused(call):
+    """The code a call is refused with; None when nobody answered it."""
+    try:
+        await call
+    except RpcError as error:
+        return error.code
+    except ShimError:
+        return None
+    raise AssertionError("it succeeded")
