@@ -37,6 +37,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "resumed": "container {container}",
     "deleted": "container {container}",
     "oom": "the guest's kernel killed for memory in container {container}",
+    "kill-failed": "the VM could not be ended for container {container}: {error}",
     "kill-escalated": "SIGKILL for container {container} was not carried out: {error}",
     "abandoned": "containerd gave up container {container}",
     "abandon-failed": "container {container}: {error}",
