@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,12 @@ class Container:
         self._publisher.publish(events.Exited(self.id, process.process_id, self._pid, exit_))
         if process is self.init:
             self._on_init_exit(self)
+
+    def end_unstarted(self) -> None:
+        """Deleted before its Start: who waits for its end, or watches over its death, hears of one by SIGKILL."""
+        exit_ = Exit(128 + SIGKILL, time.time_ns())
+        if self.init.life.state is State.CREATED and self.init.set_exit(exit_):
+            self._publisher.publish(events.Exited(self.id, self.id, self._pid, exit_))
 
     def lose(self, exit_: Exit) -> None:
         """The VM is gone: every live process ends now, init last. An exec never started stays, as it never ran."""

@@ -282,6 +282,7 @@ class Pod:
         container = self.container(container_id)
         async with container.init.turn:
             container.init.life.check(Do.DELETE)
+            container.end_unstarted()
             await container.finish()
             if self.vm_exit is None and not self._is_last(container):
                 await container.remove_from_guest()
@@ -357,9 +358,12 @@ class Pod:
             raise DeadlineExceeded("kill", process.life.name, "QEMU has not ended after SIGKILL") from error
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        """Change a live container's limits in the guest."""
-        container = self.container(container_id)
-        container.init.life.check_alive("update")
+        """Change a live container's limits in the guest.
+
+        :raises FailedPrecondition: it has ended
+        """
+        if self.container(container_id).init.life.ended:
+            raise FailedPrecondition("update", container_id, "it is stopped")
         _, agent = await self.booted()
         await agent.update_container(container_id, oci.resources_for_guest(resources))
 

@@ -16,6 +16,7 @@ from kata_shimd.errors import (
     VmFailed,
 )
 from kata_shimd.pod import events, testing
+from kata_shimd.pod.conftest import BUDGETS
 from kata_shimd.pod.lifecycle import State
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import Stdio
@@ -196,6 +197,28 @@ async def test_kill_of_a_created_container_ends_it(world):
         await w.pod.kill("c1", "", 9, everyone=True)
         assert (await w.pod.container("c1").init.wait()).status == 137
         await w.pod.delete("c1")
+
+
+async def test_delete_before_start_answers_who_waits_and_spares_the_vm(world):
+    async with world() as w, asyncio.TaskGroup() as group:
+        await w.create()
+        waiting = group.create_task(w.pod.container("c1").init.wait())
+        w.guest.deaf = True  # no exit follows the kill
+        await w.pod.kill("c1", "", 9, everyone=True)
+        _, end = await w.pod.delete("c1")
+        assert (await waiting).status == end.status == 137
+        assert w.events.names() == ["Created", "Exited", "Deleted"]
+        await asyncio.sleep(2 * BUDGETS.kill)
+        assert "kill-escalated" not in w.notes
+
+
+async def test_update_of_a_stopped_container_is_failed_precondition(world):
+    async with world() as w:
+        await w.running()
+        await w.pod.kill("c1", "", 9, everyone=True)
+        await w.pod.container("c1").init.wait()
+        with pytest.raises(FailedPrecondition):
+            await w.pod.update("c1", {})
 
 
 async def test_sigkill_that_the_agent_does_not_carry_out_ends_the_vm(world):

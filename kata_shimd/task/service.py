@@ -55,6 +55,7 @@ class TaskService:
         return wkt.Empty()
 
     def checkpoint(self, request: task.CheckpointTaskRequest) -> wkt.Empty:
+        self._pod.container(request.id)
         raise Unimplemented("checkpoint", request.id, "a container in a VM cannot be checkpointed")
 
     async def kill(self, request: task.KillRequest) -> wkt.Empty:
@@ -78,6 +79,7 @@ class TaskService:
         return wkt.Empty()
 
     async def update(self, request: task.UpdateTaskRequest) -> wkt.Empty:
+        self._pod.container(request.id)
         value = request.resources.value if request.resources is not None else b""
         resources = oci.parse_resources(value, request.id)
         await self._pod.update(request.id, resources)
