@@ -23,20 +23,11 @@ CAPABILITIES: Final = [
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 ]
+NO_FILES: Final = ["nosuid", "noexec", "nodev"]
 MOUNTS: Final = [
-    {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-    {
-        "destination": "/dev",
-        "type": "tmpfs",
-        "source": "tmpfs",
-        "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-    },
-    {
-        "destination": "/dev/pts",
-        "type": "devpts",
-        "source": "devpts",
-        "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666"],
-    },
+    {"destination": "/proc", "type": "proc", "source": "proc", "options": NO_FILES},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=65536k"]},
+    {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]},
 ]
 
 
@@ -140,7 +131,7 @@ class Bundle:
         request.stdout = "gopher://example/1"
 
     def checkpoint(self, request: task.CreateTaskRequest) -> None:
-        request.checkpoint = "/no/such/checkpoint"
+        request.checkpoint = "/dev/null/checkpoint"
 
 
 CREATE_FLAWS: Final[dict[str, Callable[[Bundle, task.CreateTaskRequest], None]]] = {
@@ -195,7 +186,7 @@ def request(call: Call, container_id: str, exec_id: str) -> Any:
         case Rpc.SHUTDOWN:
             return task.ShutdownRequest(id=container_id, now=call.now)
         case Rpc.CHECKPOINT:
-            return task.CheckpointTaskRequest(id=container_id, path="/no/such/checkpoint")
+            return task.CheckpointTaskRequest(id=container_id, path="/dev/null/checkpoint")
     kind = PLAIN[call.rpc]
     return kind(**ids) if "exec_id" in kind.__dataclass_fields__ else kind(id=container_id)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from integration.differential.record import Outcome, Record
+from integration.differential.record import OK, Outcome, Record
 from integration.differential.steps import Call, Rpc, Sequence
 
 Facts = Mapping[str, str]
@@ -33,6 +33,11 @@ class Difference:
         return "\n".join(lines)
 
     @property
+    def ours_alone(self) -> tuple[str, ...]:
+        """What ours did, whatever runc did."""
+        return (str(self.step), self.container, self.call, self.aspect, self.ours)
+
+    @property
     def kind(self) -> tuple[str, ...]:
         """What stays when the sequence is made shorter."""
         return (
@@ -44,6 +49,7 @@ class Difference:
 
 
 AFTER: Final = 1 << 20
+NOT_FOUND: Final = "NOT_FOUND"
 
 
 def compare(sequence: Sequence, runc: Record, ours: Record) -> Iterator[Difference]:
@@ -52,7 +58,7 @@ def compare(sequence: Sequence, runc: Record, ours: Record) -> Iterator[Differen
         yield from _step(sequence, number, runc, ours)
         for key in sorted(key for key in runc.waits if key[0] == number):
             call = step.calls[key[1]]
-            facts = {**_facts(call, runc, number), "held": "yes"}
+            facts = {**_facts(sequence, call, runc, number), "held": "yes"}
             yield from _outcome(number, call, facts, runc.waits[key], ours.waits[key])
     for container in runc.ends:
         if runc.ends[container] != ours.ends[container]:
@@ -67,20 +73,36 @@ def _step(sequence: Sequence, number: int, runc: Record, ours: Record) -> Iterat
     truth, other = runc.steps[number], ours.steps[number]
     for call in dict.fromkeys(calls):
         same = [index for index, one in enumerate(calls) if one == call and not call.held]
-        facts = _facts(call, runc, number)
-        mine = sorted((truth.outcomes[index] for index in same), key=_order)
-        theirs = sorted((other.outcomes[index] for index in same), key=_order)
-        for one, two in zip(mine, theirs, strict=True):
-            yield from _outcome(number, call, facts, one, two)
+        facts = _facts(sequence, call, runc, number)
+        one, two = ([record.outcomes[index] for index in same] for record in (truth, other))
+        if call.rpc is Rpc.KILL:
+            one, two = _first_come(one), _first_come(two)
+        for mine, theirs in _paired(one, two):
+            yield from _outcome(number, call, facts, mine, theirs)
     only = calls[0]
-    facts = _facts(only, runc, number)
+    facts = _facts(sequence, only, runc, number)
     for wanted in sorted(set(truth.late) ^ set(other.late)):
         container = wanted.partition(" ")[2].partition("/")[0]
         words = [f"no {wanted}" if wanted in late else wanted for late in (truth.late, other.late)]
         yield Difference(number, container, "late", *words, facts, str(only))
     for target in truth.states:
         call = next((one for one in calls if one.target == target), only)
-        yield from _state(number, call, target, _facts(call, runc, number), truth.states[target], other.states[target])
+        yield from _state(
+            number, call, target, _facts(sequence, call, runc, number), truth.states[target], other.states[target]
+        )
+
+
+def _first_come(outcomes: list[Outcome]) -> list[Outcome]:
+    """Of signals sent at once, those that come when the first has ended the process are answered so or so."""
+    reached = next((one for one in outcomes if one.code == OK), None)
+    return [reached if reached and one.code == NOT_FOUND else one for one in outcomes]
+
+
+def _paired(runc: list[Outcome], ours: list[Outcome]) -> Iterator[tuple[Outcome, Outcome]]:
+    """Answers to equal calls, which stand in no order: those that differ."""
+    left = list(ours)
+    alone = [one for one in runc if one not in left or left.remove(one)]
+    yield from zip(sorted(alone, key=_order), sorted(left, key=_order), strict=True)
 
 
 def _outcome(number: int, call: Call, facts: Facts, runc: Outcome, ours: Outcome) -> Iterator[Difference]:
@@ -173,6 +195,9 @@ def _tables(runc: Record, ours: Record) -> Iterator[Difference]:
             yield Difference(
                 AFTER, target.partition("/")[0], "identity", "one", str(counts), {"rpc": "(identity)"}, target
             )
+    if runc.lost != ours.lost:
+        words = ["gone" if record.lost else "there" for record in (runc, ours)]
+        yield Difference(AFTER, "", "shim", *words, {"rpc": "(end)"})
     if runc.shim_ended != ours.shim_ended:
         words = ["ends" if record.shim_ended else "stays" for record in (runc, ours)]
         yield Difference(AFTER, "", "shim", *words, {"rpc": str(Rpc.SHUTDOWN)})
@@ -181,7 +206,14 @@ def _tables(runc: Record, ours: Record) -> Iterator[Difference]:
 # --- the situation ---------------------------------------------------------------------------------------------------
 
 
-def _facts(call: Call, runc: Record, number: int) -> Facts:
+def situations(sequence: Sequence, runc: Record) -> Iterator[tuple[int, str, Facts]]:
+    """Of every call: its step, its container and the situation in which it was issued."""
+    for number, step in enumerate(sequence.steps):
+        for call in step.calls:
+            yield number, call.container, _facts(sequence, call, runc, number)
+
+
+def _facts(sequence: Sequence, call: Call, runc: Record, number: int) -> Facts:
     """The situation in which a call was issued. What it was can only be told by runc: the records are equal up to here."""
     facts = {
         "rpc": str(call.rpc),
@@ -189,6 +221,8 @@ def _facts(call: Call, runc: Record, number: int) -> Facts:
         "state": _known(runc, number, call.target),
         "container": _known(runc, number, call.container),
     }
+    if runs := _program(sequence, number, call.target):
+        facts["runs"] = runs
     if call.container.startswith("="):
         facts["id"] = "malformed" if call.container != "=nobody" else "unknown"
     elif call.process.startswith("="):
@@ -202,6 +236,12 @@ def _facts(call: Call, runc: Record, number: int) -> Facts:
         if getattr(call, name):
             facts[name] = "yes"
     return facts
+
+
+def _program(sequence: Sequence, number: int, target: str) -> str:
+    """What the process runs that was last created under this name."""
+    made = [call for step in sequence.steps[:number] for call in step.calls if call.program and call.target == target]
+    return str(made[-1].program) if made else ""
 
 
 def _known(runc: Record, number: int, target: str) -> str:

@@ -6,7 +6,7 @@ happen: a container of one sequence left for the next.
 
 import asyncio
 import os
-import re
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -85,11 +85,11 @@ class Replay:
 
     async def _step(self, step: Step, held: asyncio.TaskGroup) -> StepRecord:
         for call in step.calls:
-            if call.rpc is Rpc.CREATE and not call.container.startswith("="):
+            if call.rpc is Rpc.CREATE:
                 await self._begin(call)
         answers = await self._issue(step, len(self._record.steps), held)
         late = [wanted for wanted in step.until if not await self._comes(wanted)]
-        return StepRecord(answers, await self._states(step), tuple(late))
+        return StepRecord(answers, {} if step.open else await self._states(step), tuple(late))
 
     async def _issue(self, step: Step, number: int, held: asyncio.TaskGroup) -> list[Outcome]:
         answers = [Outcome(NO_ANSWER)] * len(step.calls)
@@ -174,7 +174,7 @@ class Replay:
         exec_id = self._exec_id(call)
         if call.rpc is Rpc.CREATE:
             paths = self._open_streams(call).paths
-            bundle = self._shim.bundle(container_id if call.container in self._begun else f"{self._prefix}literal")
+            bundle = self._shim.bundle(self._bundle_id(call))
             return bundle.create(call, container_id, paths)
         if call.rpc is Rpc.EXEC:
             execs = self._begun.get(call.container)
@@ -186,8 +186,8 @@ class Replay:
     def _open_streams(self, call: Call) -> Stdio:
         """New FIFOs for every attempt, as a client makes them."""
         attempts = self._outputs.setdefault(call.target, [])
-        place = re.sub(r"[^a-z0-9]", "_", call.target)[:60]
-        stdio = self._shim.stdio(call, self._prefix + "io", f"{place}-{len(attempts)}")
+        place = f"{zlib.crc32(call.target.encode()):08x}-{len(attempts)}"
+        stdio = self._shim.stdio(call, self._prefix + "io", place)
         attempts.append(Output(stdio, self._output_changed))
         return stdio
 
@@ -200,10 +200,15 @@ class Replay:
         return call.process.removeprefix("=")
 
     async def _begin(self, call: Call) -> None:
-        """What containerd does before a container's Create. A second Create comes over the same connection."""
-        if call.container not in self._begun:
-            await self._shim.begin(call, self._real(call.container))
+        """What containerd does before a Create: a new bundle and, for an id that is new, ``start`` and a connection."""
+        self._shim.write_bundle(call, self._bundle_id(call))
+        if call.container not in self._begun and not call.container.startswith("="):
+            await self._shim.begin(self._real(call.container))
             self._begun[call.container] = []
+
+    def _bundle_id(self, call: Call) -> str:
+        """The name of its bundle directory; a stranger's id may be none."""
+        return f"{self._prefix}stranger" if call.container.startswith("=") else self._real(call.container)
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -218,8 +223,10 @@ class Replay:
         if state.reply is not None and state.reply["status"] in ("PAUSED", "PAUSING"):
             await self._plain(Rpc.RESUME, task.ResumeRequest(id=container_id), container_id)
         if state.reply is not None and state.reply["status"] != "STOPPED":
-            await self._plain(Rpc.KILL, task.KillRequest(id=container_id, signal=SIGKILL, all=True), container_id)
-            if not await self._comes(f"exit {container}"):
+            killed = await self._plain(
+                Rpc.KILL, task.KillRequest(id=container_id, signal=SIGKILL, all=True), container_id
+            )
+            if killed.code == OK and not await self._comes(f"exit {container}"):
                 return "not killed"
         deleted = await self._plain(Rpc.DELETE, task.DeleteRequest(id=container_id), container_id)
         return "gone" if deleted.code in (OK, "NOT_FOUND", LOST) else f"not deleted: {deleted.code} {deleted.text}"
@@ -237,6 +244,8 @@ class Replay:
         """The asynchronous part of the record, once nothing of it is under way any more."""
         try:
             await self._settle()
+        except Unavailable:
+            self._record.lost = True
         finally:
             for container in self._begun:
                 await self._shim.finish(self._real(container))

@@ -1,7 +1,7 @@
 """Replays sequences on both shims, judges the differences, and makes a sequence that shows one as short as it gets.
 
-The truth is whatever runc's shim does. Where calls are issued at once it may do several things, so ours is right when it did what
-runc did in any of a few replays, or in a replay of the same calls one by one in some order.
+The truth is whatever runc's shim does. Where calls are issued at once it may do several things, so a
+difference counts only when it stands against every one of a few replays, among them the same calls one by one in some order.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from integration.differential.compare import Difference, compare
+from integration.differential.compare import Difference
 from integration.differential.driver import Orders, replay, replay_alone
-from integration.differential.intended import unintended
+from integration.differential.intended import judge
 from integration.differential.model import annotate
-from integration.differential.record import LOST, Record
+from integration.differential.record import Record
 from integration.differential.shim import Kind, Shim
 from integration.differential.steps import Sequence
 
@@ -74,8 +74,7 @@ class Side:
 
 def _spoilt(record: Record) -> bool:
     """Whether a pod cannot be used for another sequence."""
-    answers = itertools.chain.from_iterable(step.outcomes for step in record.steps)
-    return any(end != "gone" for end in record.ends.values()) or any(answer.code == LOST for answer in answers)
+    return record.lost or any(end != "gone" for end in record.ends.values())
 
 
 class Pair:
@@ -93,11 +92,13 @@ class Pair:
         verdict = _verdict(sequence, truth, ours)
         if not verdict.differences or not _concurrent(sequence):
             return verdict
+        left = verdict.differences
         async for truth in self._other_truths(sequence):
-            again = _verdict(sequence, truth, ours)
-            if not again.differences:
-                return again
-        return verdict
+            again = {difference.ours_alone for difference in _verdict(sequence, truth, ours).differences}
+            left = [difference for difference in left if difference.ours_alone in again]
+            if not left:
+                break
+        return Verdict(left, verdict.used)
 
     async def _other_truths(self, sequence: Sequence) -> AsyncIterator[Record]:
         for _ in range(AGAIN):
@@ -108,16 +109,16 @@ class Pair:
     async def shrink(self, sequence: Sequence, wanted: Difference) -> Sequence:
         """Drop whatever can go while the same kind of difference stays."""
         tries = SHRINKS
-        groups = [step.calls for step in sequence.steps]
-        index = len(groups) - 1
+        steps = list(sequence.steps)
+        index = len(steps) - 1
         while index >= 0 and tries:
-            shorter = sequence.with_steps(annotate(groups[:index] + groups[index + 1 :]))
+            shorter = sequence.with_steps(annotate(steps[:index] + steps[index + 1 :]))
             tries -= 1
             verdict = await self.judge(shorter)
             if any(difference.kind == wanted.kind for difference in verdict.differences):
-                groups.pop(index)
+                steps.pop(index)
             index -= 1
-        return sequence.with_steps(annotate(groups))
+        return sequence.with_steps(annotate(steps))
 
 
 @asynccontextmanager
@@ -133,8 +134,8 @@ async def pair(runc: Kind, other: Kind) -> AsyncIterator[Pair]:
 
 
 def _verdict(sequence: Sequence, truth: Record, ours: Record) -> Verdict:
-    left, used = unintended(compare(sequence, truth, ours))
-    return Verdict(left, frozenset(used))
+    judgement = judge(sequence, truth, ours)
+    return Verdict(judgement.left, frozenset(judgement.used))
 
 
 # --- concurrency -----------------------------------------------------------------------------------------------------

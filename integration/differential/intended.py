@@ -1,70 +1,244 @@
 """The differences that are meant. `page` writes them to ``docs/differences.md``.
 
-A rule speaks of one RPC in one situation. Everything that is not in its ``when`` may be anything. ``Effect.DIVERGES`` says that
-from there on the two containers have different lives, so nothing more of them is compared.
+An `Answer` speaks of what one RPC answers in one situation, a `Life` of what becomes of the container from there on, so that
+nothing more of it can be compared. Everything that is not in ``when`` may be anything; a fact that is not there reads ``no``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
-from integration.differential.compare import Difference
+from integration.differential.compare import Difference, Facts, compare, situations
+from integration.differential.record import Record
+from integration.differential.steps import Rpc, Sequence
+
+When = Mapping[str, tuple[str, ...]]
 
 
-class Effect(Enum):
-    #: Only this answer differs.
-    SAME = "same"
-    #: The container is in another state afterwards.
-    DIVERGES = "diverges"
-
-
-#: Stands for any value.
-ANY: Final = ("*",)
+def _holds(when: When, facts: Facts) -> bool:
+    return all(facts.get(name, "no") in values for name, values in when.items())
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """``when``: facts of a `Difference` and the values they may have; ``runc`` and ``ours``: what the two say."""
+class Answer:
+    """``aspect``: as in `Difference`. ``runc`` and ``ours``: the values that may stand there; empty for any."""
 
     name: str
-    rpc: str
-    when: Mapping[str, tuple[str, ...]]
-    aspect: str
+    rpcs: tuple[str, ...]
+    when: When
     runc: tuple[str, ...]
     ours: tuple[str, ...]
     reason: str
-    effect: Effect = Effect.SAME
+    aspect: str = "code"
+    #: In words, for the page.
+    situation: str = ""
 
     def covers(self, difference: Difference) -> bool:
-        facts = difference.facts
         return (
-            facts.get("rpc") == self.rpc
-            and self.aspect == difference.aspect
-            and all(values == ANY or facts.get(name, "no") in values for name, values in self.when.items())
-            and (self.runc == ANY or difference.runc in self.runc)
-            and (self.ours == ANY or difference.ours in self.ours)
+            difference.facts["rpc"] in self.rpcs
+            and difference.aspect == self.aspect
+            and (not self.runc or difference.runc in self.runc)
+            and (not self.ours or difference.ours in self.ours)
+            and _holds(self.when, difference.facts)
         )
 
 
-def unintended(
-    differences: Iterable[Difference], rules: Iterable[Rule] | None = None
-) -> tuple[list[Difference], set[str]]:
-    """Those that no rule covers, and the rules that covered the others."""
-    left: list[Difference] = []
+@dataclass(frozen=True, slots=True)
+class Life:
+    """From this call on the container lives differently. ``runc`` and ``ours`` are sentences for the page."""
+
+    name: str
+    rpcs: tuple[str, ...]
+    when: When
+    runc: str
+    ours: str
+    reason: str
+    situation: str = ""
+
+    def begins(self, facts: Facts) -> bool:
+        return facts["rpc"] in self.rpcs and _holds(self.when, facts)
+
+
+UNKNOWN: Final = ("UNKNOWN",)
+WRONG_STATE: Final = ("FAILED_PRECONDITION",)
+INVALID: Final = ("INVALID_ARGUMENT",)
+EVERY: Final = tuple(str(rpc) for rpc in Rpc)
+
+ANSWERS: Final[tuple[Answer, ...]] = (
+    Answer(
+        name="wrong-state",
+        rpcs=("Start", "Pause", "Resume", "Delete", "Exec", "Update"),
+        when={},
+        runc=UNKNOWN,
+        ours=WRONG_STATE,
+        situation="in a state that has no such step",
+        reason="A code that says what is wrong; clients that look at it at all take it for what it is.",
+    ),
+    Answer(
+        name="create-again",
+        rpcs=("Create",),
+        when={"state": ("created", "running", "paused", "stopped")},
+        runc=UNKNOWN,
+        ours=("ALREADY_EXISTS",),
+        situation="an id that is used",
+        reason="The code that containerd itself answers for it.",
+    ),
+    Answer(
+        name="bad-bundle",
+        rpcs=("Create",),
+        when={"flaw": ("no-config", "bad-json", "bad-stdio", "no-bundle")},
+        runc=("UNKNOWN", "NOT_FOUND"),
+        ours=INVALID,
+        situation="bundle or request is wrong",
+        reason="The caller's mistake, found before anything is made.",
+    ),
+    Answer(
+        name="no-rootfs",
+        rpcs=("Create",),
+        when={"flaw": ("no-rootfs",)},
+        runc=UNKNOWN,
+        ours=("INTERNAL",),
+        situation="a rootfs mount fails",
+        reason="A step on the host failed; the error names mount and cause.",
+    ),
+    Answer(
+        name="missing-program",
+        rpcs=("Create", "Start"),
+        when={},
+        runc=UNKNOWN,
+        ours=INVALID,
+        situation="a program that is not there, an exec that cannot be run",
+        reason="The guest agent's own code is handed on.",
+    ),
+    Answer(
+        name="malformed-id",
+        rpcs=("Create", "Exec"),
+        when={"id": ("malformed",)},
+        runc=(),
+        ours=INVALID,
+        situation="an id that is no identifier",
+        reason="Ids become file names on the host and in the guest; runc's shim relies on containerd having checked them.",
+    ),
+    Answer(
+        name="no-such-signal",
+        rpcs=("Kill",),
+        when={"signal": ("65", "4294967295")},
+        runc=UNKNOWN,
+        ours=INVALID,
+        situation="a signal that does not exist",
+        reason="The guest agent's own code is handed on.",
+    ),
+    Answer(
+        name="checkpoint",
+        rpcs=("Checkpoint",),
+        when={},
+        runc=(),
+        ours=("UNIMPLEMENTED",),
+        situation="always, for a container that is there",
+        reason="A container in a VM cannot be checkpointed, and containerd's documentation demands this code.",
+    ),
+    Answer(
+        name="pids-of-stopped",
+        rpcs=("Pids",),
+        when={"state": ("stopped",)},
+        aspect="reply.processes",
+        runc=(),
+        ours=(),
+        situation="a container that has stopped",
+        reason="containerd 1.7 and later take an empty list for a leaked shim and remove it; we answer with the VM's pid.",
+    ),
+    Answer(
+        name="state-names-exec",
+        rpcs=EVERY,
+        when={},
+        aspect="state.exec_id",
+        runc=('""',),
+        ours=(),
+        situation="State of an exec",
+        reason="The reply has a field for the exec's id; runc's shim leaves it empty.",
+    ),
+    Answer(
+        name="state-names-exec",
+        rpcs=("State",),
+        when={"process": ("exec",)},
+        aspect="reply.exec_id",
+        runc=('""',),
+        ours=(),
+        situation="an exec",
+        reason="The reply has a field for the exec's id; runc's shim leaves it empty.",
+    ),
+)
+
+LIVES: Final[tuple[Life, ...]] = (
+    Life(
+        name="term-kills-init",
+        rpcs=("Kill",),
+        when={"process": ("init",), "state": ("running", "paused"), "signal": ("15",), "runs": ("sleep", "cat")},
+        runc="nothing happens: the kernel ignores it for the init of a pid namespace",
+        ours="it is killed, exit status 137",
+        situation="SIGTERM to an init without a handler for it",
+        reason="Kata's agent does so, that a pod's stop need not wait for its grace period.",
+    ),
+    Life(
+        name="signal-before-start",
+        rpcs=("Kill",),
+        when={"process": ("init",), "state": ("created",), "signal": ("1", "10", "15", "28")},
+        runc="its own init, which waits in the container's stead, takes it: SIGTERM and SIGHUP end it with exit status 2",
+        ours="the guest's runtime decides: SIGTERM ends it with 137, others wait for the program",
+        situation="a signal other than SIGKILL to a container that has not been started",
+        reason="What runs before Start belongs to the runtime; runc's exit status is an accident of the language it is written in.",
+    ),
+    Life(
+        name="exec-before-start",
+        rpcs=("Exec",),
+        when={"container": ("created",)},
+        runc="it is added and can be started",
+        ours="FAILED_PRECONDITION",
+        situation="a container that has not been started",
+        reason="The guest agent runs execs in running containers only.",
+    ),
+    Life(
+        name="bad-exec",
+        rpcs=("Exec",),
+        when={"flaw": ("no-args", "relative-cwd", "bad-stdio", "bad-json", "not-an-object"), "state": ("absent",)},
+        runc="it is added; its Start fails",
+        ours="INVALID_ARGUMENT",
+        situation="a process that cannot be run as described",
+        reason="Said where the mistake is made.",
+    ),
+)
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What no rule covers, and the names of the rules that covered the rest."""
+
+    left: list[Difference]
+    used: set[str]
+
+
+def judge(sequence: Sequence, runc: Record, ours: Record) -> Judgement:
+    """Compare two records."""
     used: set[str] = set()
-    diverged: set[str] = set()
-    for difference in differences:
-        if difference.container in diverged:
+    parted = dict(_partings(sequence, runc, used))
+    left = []
+    for difference in compare(sequence, runc, ours):
+        if difference.step >= parted.get(difference.container, difference.step + 1):
             continue
-        rule = next((rule for rule in (RULES if rules is None else rules) if rule.covers(difference)), None)
+        rule = next((rule for rule in ANSWERS if rule.covers(difference)), None)
         if rule is None:
             left.append(difference)
-            continue
-        used.add(rule.name)
-        if rule.effect is Effect.DIVERGES:
-            diverged.add(difference.container)
-    return left, used
+        else:
+            used.add(rule.name)
+    return Judgement(left, used)
 
 
-RULES: Final[tuple[Rule, ...]] = ()
+def _partings(sequence: Sequence, runc: Record, used: set[str]) -> Iterator[tuple[str, int]]:
+    """The step from which a container is not compared any more."""
+    seen: set[str] = set()
+    for number, container, facts in situations(sequence, runc):
+        rule = next((rule for rule in LIVES if rule.begins(facts)), None)
+        if rule is not None and container not in seen:
+            seen.add(container)
+            used.add(rule.name)
+            yield container, number

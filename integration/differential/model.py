@@ -1,9 +1,10 @@
 """What runc's shim is expected to do, as far as a sequence must know it: which exits and which readiness to wait for.
 
-Not an oracle: nothing is compared with it. Where it is wrong, a step waits in vain or too little, and runc compared with itself shows
-it. Only RPCs that change something are here.
+Not an oracle: nothing is compared with it. Where it is wrong, a step waits in vain or too little, and runc compared with itself
+shows it. Only RPCs that change something are here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -21,13 +22,15 @@ class Stage(Enum):
 
 
 LIVE: Final = frozenset({Stage.CREATED, Stage.RUNNING, Stage.PAUSED})
-SIGHUP, SIGINT, SIGKILL, SIGUSR1, SIGTERM, SIGCONT, SIGWINCH = 1, 2, 9, 10, 15, 18, 28
-#: Those of the signals in use that end a process without a handler.
-FATAL: Final = frozenset({SIGHUP, SIGINT, SIGKILL, SIGUSR1, SIGTERM})
+SIGHUP, SIGKILL, SIGUSR1, SIGTERM, SIGCONT, SIGWINCH = 1, 9, 10, 15, 18, 28
+#: Those of the signals in use that end a process without a handler. SIGINT is not in use, because sh -c catches it for a while.
+FATAL: Final = frozenset({SIGHUP, SIGKILL, SIGUSR1, SIGTERM})
 #: Those that end runc's own init, which waits for Start in the container's stead.
 FATAL_BEFORE_START: Final = FATAL - {SIGUSR1}
 #: Programs that say ``up``.
 SPEAKING: Final = frozenset({Program.SLEEP, Program.TRAP, Program.CAT})
+#: What is wrong with an exec that runc sees only when it starts it.
+FOUND_AT_START: Final = frozenset({"no-args", "relative-cwd", "bad-stdio"})
 SHORT: Final = frozenset({Program.EXIT, Program.ORPHAN})
 
 
@@ -41,6 +44,8 @@ class Process:
     stdin: bool = False
     terminal: bool = False
     ending: bool = False
+    #: A Start of it has failed.
+    failed: bool = False
 
     @property
     def is_init(self) -> bool:
@@ -108,14 +113,18 @@ class Model:
             or container.init.stage not in (Stage.CREATED, Stage.RUNNING)
         ):
             return []
-        if not call.flaw and call.program is not None:
-            made = Process(call.target, call.program, stdin=call.stdin, terminal=call.terminal)
+        if call.program is not None and (not call.flaw or call.flaw in FOUND_AT_START):
+            program = Program.MISSING if call.flaw else call.program
+            made = Process(call.target, program, stdin=call.stdin, terminal=call.terminal)
             container.execs[call.process] = made
         return []
 
     def _start(self, call: Call) -> list[str]:
         process = self.process(call.target)
-        if process is None or process.stage is not Stage.CREATED or process.program is Program.MISSING:
+        if process is None or process.stage is not Stage.CREATED:
+            return []
+        if process.program is Program.MISSING:
+            process.failed = True
             return []
         container = self.containers[call.container]
         if not process.is_init and container.init.stage is not Stage.RUNNING:
@@ -203,7 +212,7 @@ _EFFECTS: Final = {
 }
 
 
-def annotate(groups: list[tuple[Call, ...]]) -> tuple[Step, ...]:
-    """Steps from bare calls."""
+def annotate(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """The same steps with what to wait for worked out anew, as needed when some have gone."""
     model = Model()
-    return tuple(model.take(calls) for calls in groups)
+    return tuple(step if step.open else model.take(step.calls) for step in steps)

@@ -54,6 +54,8 @@ class Record:
     identities: dict[str, tuple[int, int]] = field(default_factory=dict)
     #: Of a sequence on a pod of its own: whether the shim ended with its last container.
     shim_ended: bool = True
+    #: Of a sequence on a shared pod: whether the shim was gone at the end.
+    lost: bool = False
 
 
 class Identities:

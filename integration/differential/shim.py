@@ -111,14 +111,21 @@ class Shim:
         """FIFOs for one process; ``name`` sets repeated attempts apart."""
         return Stdio(self.host.root / "io" / container_id / name, call)
 
-    async def begin(self, call: Call, container_id: str) -> None:
-        """Make the bundle of a container, run ``start`` in it and connect, as containerd does before its Create."""
+    def write_bundle(self, call: Call, container_id: str) -> None:
+        """What containerd writes before Create."""
+        notes = {TYPE: "sandbox" if container_id == self.pod_id else "container", SANDBOX: self.pod_id}
+        content = spec(
+            call.program or Program.SLEEP,
+            terminal=call.terminal,
+            cgroup=f"/{self.tag}/{container_id}",
+            annotations=notes if self._with_pod else {},
+        )
+        self.bundle(container_id).write(content)
+
+    async def begin(self, container_id: str) -> None:
+        """Run ``start`` in a container's bundle and connect, as containerd does before its Create."""
         bundle = self.bundle(container_id)
         first = self.pid is None
-        notes = {TYPE: "sandbox" if container_id == self.pod_id else "container", SANDBOX: self.pod_id}
-        cgroup = f"/{self.tag}/{container_id}"
-        program = call.program or Program.SLEEP
-        bundle.write(spec(program, terminal=call.terminal, cgroup=cgroup, annotations=notes if self._with_pod else {}))
         if first:
             self._open_log(bundle.path / "log")
         self._socket = (await self._run("start", container_id, bundle.path)).decode().strip().removeprefix("unix://")
@@ -169,7 +176,8 @@ class Shim:
 
     async def _open_pod(self) -> None:
         call = Call(Rpc.CREATE, program=Program.SLEEP)
-        await self.begin(call, self.pod_id)
+        self.write_bundle(call, self.pod_id)
+        await self.begin(self.pod_id)
         self._pod_io = self.stdio(call, self.pod_id, "init")
         await self.call(Rpc.CREATE, self.bundle(self.pod_id).create(call, self.pod_id, self._pod_io.paths), self.pod_id)
         await self.call(Rpc.START, task.StartRequest(id=self.pod_id), self.pod_id)

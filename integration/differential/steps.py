@@ -53,10 +53,10 @@ class Program(StrEnum):
     ORPHAN = "orphan"
 
 
-_IDLE: Final = "sleep 86400 >/dev/null 2>&1 &"
+_LOOP: Final = "while :; do sleep 86400 >/dev/null 2>&1 & wait; done"
 ARGV: Final[Mapping[Program, tuple[str, ...]]] = {
     Program.SLEEP: ("sh", "-c", "echo up; exec sleep 86400"),
-    Program.TRAP: ("sh", "-c", f"trap 'kill $!; exit 43' TERM; {_IDLE} echo up; wait"),
+    Program.TRAP: ("sh", "-c", f"trap 'kill $!; exit 43' TERM; echo up; {_LOOP}"),
     Program.EXIT: ("sh", "-c", "echo out; exit 3"),
     Program.CAT: ("sh", "-c", "echo up; exec cat"),
     Program.MISSING: ("/no/such/program",),
@@ -116,6 +116,8 @@ class Step:
 
     calls: tuple[Call, ...]
     until: tuple[str, ...] = ()
+    #: The calls race with each other, so the state afterwards is not looked at.
+    open: bool = False
 
     @property
     def containers(self) -> tuple[str, ...]:
@@ -149,7 +151,11 @@ class Sequence:
 
     def to_json(self) -> str:
         steps = [
-            {"calls": [call.to_json() for call in step.calls], **({"until": list(step.until)} if step.until else {})}
+            {
+                "calls": [call.to_json() for call in step.calls],
+                **({"until": list(step.until)} if step.until else {}),
+                **({"open": True} if step.open else {}),
+            }
             for step in self.steps
         ]
         head = {
