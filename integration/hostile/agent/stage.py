@@ -1,0 +1,148 @@
+"""A real pod, agent client and host stdio in front of a hostile guest; only QEMU and the mounts are stood in for."""
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from integration.hostile.agent.guest import Answer, Hostile
+from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.host.stdio import HostStreams
+from kata_shimd.pod import testing
+from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.process import Budgets
+from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
+
+#: Seconds; the sum of those that one verb can meet is far below `ENDS`.
+DEADLINES: Final = Deadlines(check=0.2, create_container=0.2, usual=0.2)
+BUDGETS: Final = Budgets(
+    kill=0.2, drain=0.2, no_progress=0.2, execs_end=0.1, last_stats=0.1, stop=0.2, create_wait=60, health_interval=60,
+    follows=0.05,
+)  # fmt: skip
+#: Every RPC but Wait has ended by then.
+ENDS: Final = 5.0
+_PROCESS: Final = {"args": ["sh"], "cwd": "/"}
+
+
+class Stage:
+    """One pod; verbs by short names, each of which must end within `ENDS`."""
+
+    def __init__(
+        self, group: asyncio.TaskGroup, tmp: Path, guest: Hostile, client: AgentClient, budgets: Budgets
+    ) -> None:
+        self.tmp, self.guest = tmp, guest
+        self.vm = testing.Machine(guest)  # type: ignore[arg-type]  # dies as a guest does
+        self.events, self.files = testing.Events(), testing.Files()
+        self.notes: list[tuple[str, Mapping[str, Any]]] = []
+        south = South(_Booted(self.vm, client), self.files, HostStreams(_no_logger), self.events)
+        self.pod = Pod(south, group, budgets, note=lambda event, **fields: self.notes.append((event, fields)))
+        self.pod.begin()
+
+    def fifo(self, name: str) -> Path:
+        path = self.tmp / name
+        if not path.exists():
+            os.mkfifo(path, 0o600)
+        return path
+
+    async def create(self, stdio: Stdio | None = None, name: str = "c1") -> None:
+        bundle = self.tmp / name
+        (bundle / "rootfs").mkdir(parents=True)
+        (bundle / "config.json").write_text(json.dumps({"process": _PROCESS, "root": {"path": "rootfs"}}))
+        async with asyncio.timeout(ENDS):
+            await self.pod.create(CreateSpec(name, bundle, (), stdio or Stdio()))
+
+    async def running(self, stdio: Stdio | None = None) -> None:
+        await self.create(stdio)
+        async with asyncio.timeout(ENDS):
+            await self.pod.start("c1", "")
+
+    async def exec(self) -> None:
+        async with asyncio.timeout(ENDS):
+            await self.pod.exec(ExecSpec("c1", "e1", Stdio(), _PROCESS))
+            await self.pod.start("c1", "e1")
+
+    async def kill(self, number: int = 9) -> None:
+        async with asyncio.timeout(ENDS):
+            await self.pod.kill("c1", "", number, everyone=True)
+
+    async def exit(self) -> int:
+        """The status that containerd's Wait is told."""
+        async with asyncio.timeout(ENDS):
+            return (await self.pod.container("c1").init.wait()).status
+
+    async def delete(self) -> None:
+        async with asyncio.timeout(ENDS):
+            await self.pod.delete("c1")
+
+    def noted(self, event: str) -> bool:
+        return any(name == event for name, _ in self.notes)
+
+
+class _Booted:
+    """A Vmm whose machine is up."""
+
+    def __init__(self, vm: testing.Machine, client: AgentClient) -> None:
+        self._vm, self._client = vm, client
+
+    async def boot(self) -> tuple[Any, AgentClient]:
+        return self._vm, self._client
+
+
+async def _no_logger(_container: str, _uri: str) -> Any:
+    raise AssertionError("no test here asks for a logger")
+
+
+@asynccontextmanager
+async def staged(
+    tmp: Path,
+    answers: Mapping[str, Answer] | None = None,
+    otherwise: Answer | None = None,
+    *,
+    budgets: Budgets = BUDGETS,
+    deadlines: Deadlines = DEADLINES,
+) -> AsyncIterator[Stage]:
+    """A stage until the block is left; what the pod still does is then ended, as the daemon's end ends it."""
+
+    class Left(Exception):
+        pass
+
+    ours, theirs = socket.socketpair()
+    guest = Hostile(theirs, answers or {}, otherwise)
+    client = AgentClient(ours, deadlines)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(guest.run(), name="guest")
+            yield Stage(group, tmp, guest, client, budgets)
+            raise Left
+    except* Left:
+        pass
+    finally:
+        client.close()
+        theirs.close()
+
+
+class Cost:
+    """Memory and processor time since it was made."""
+
+    def __init__(self) -> None:
+        self._rss, self._cpu = _rss(), time.process_time()
+
+    @property
+    def megabytes(self) -> float:
+        """By how much the resident memory has grown."""
+        return (_rss() - self._rss) / (1 << 20)
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time."""
+        return time.process_time() - self._cpu
+
+
+def _rss() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
