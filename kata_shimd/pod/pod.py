@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from kata_shimd.errors import (
     AlreadyExists,
@@ -25,16 +25,12 @@ from kata_shimd.pod import events, storage
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod.container import Container
 from kata_shimd.pod.lifecycle import Do
-from kata_shimd.pod.pace import Pace
 from kata_shimd.pod.ports import Agent, Host, Publisher, Streams, Vm, Vmm
 from kata_shimd.pod.process import SIGKILL, Budgets, Process, is_gone
 from kata_shimd.pod.values import LOST, CreateSpec, ExecSpec, Exit, VmExit, check_id
+from kata_shimd.pod.watch import Note, Watch
 
 _log = logging.getLogger(__name__)
-
-#: Memory events a guest may tell at once, and seconds for each one more: a flood of them would push exits out of the queue.
-OOM_BURST: Final = 64
-OOM_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +41,6 @@ class South:
     host: Host
     streams: Streams
     publisher: Publisher
-
-
-Note = Callable[..., None]
 
 
 class Pod:
@@ -96,16 +89,13 @@ class Pod:
             self._vm_ended.set()
             return
         self._running.set_result((vm, agent))
-        watches = [
-            self._group.create_task(self._watch_agent(vm, agent), name="watch agent"),
-            self._group.create_task(self._watch_channel(vm, agent), name="watch channel"),
-            self._group.create_task(self._watch_memory(agent), name="watch memory"),
-        ]
+        watch = Watch(vm, agent, self._south.publisher, self._budgets, self._note)
+        watches = watch.begin(self._group, ending=lambda: self._ending, knows=self.containers.__contains__)
         try:
             self._lose(await vm.wait())
         finally:
-            for watch in watches:
-                watch.cancel()
+            for task in watches:
+                task.cancel()
 
     def _lose(self, end: VmExit) -> None:
         self.vm_exit = end
@@ -113,39 +103,6 @@ class Pod:
         for container in tuple(self.containers.values()):
             container.lose(Exit(LOST, end.at_ns))
         self._vm_ended.set()
-
-    async def _watch_agent(self, vm: Vm, agent: Agent) -> None:
-        """An agent that does not answer is a lost VM: end it, so that every exit is told."""
-        try:
-            while True:
-                await asyncio.sleep(self._budgets.health_interval)
-                await agent.check()
-        except ShimError as error:
-            await self._lose_agent(vm, str(error))
-
-    async def _watch_channel(self, vm: Vm, agent: Agent) -> None:
-        await self._lose_agent(vm, await agent.gone())
-
-    async def _lose_agent(self, vm: Vm, cause: str) -> None:
-        """The channel goes with the VM, and is seen to go first: a VM that ends by itself now is the cause, not the effect."""
-        try:
-            async with asyncio.timeout(self._budgets.follows):
-                await vm.wait()
-        except TimeoutError:
-            if not self._ending:
-                self._note("agent-lost", error=cause)
-                vm.kill()
-
-    async def _watch_memory(self, agent: Agent) -> None:
-        pace = Pace(OOM_BURST, OOM_SECONDS)
-        try:
-            while True:
-                await pace.turn()
-                container_id = await agent.oom_event()
-                if container_id in self.containers:
-                    self._south.publisher.publish(events.OutOfMemory(container_id))
-        except ShimError as error:
-            _log.debug("no more memory events: %s", error)
 
     async def _expire(self) -> None:
         """A pod nobody creates anything in removes itself."""

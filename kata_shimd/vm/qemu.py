@@ -48,7 +48,7 @@ def check_files(spec: VmSpec) -> None:
             with path.open("rb"):
                 pass
         except OSError as error:
-            hint = "build the guest with `kata-shimd image build`, or configure kernel and image"
+            hint = "build the guest with `kata-shimd guest build`, or configure kernel and image"
             raise HostFailed(f"open guest {what}", str(path), error.strerror or "", hint=hint) from error
 
 

@@ -26,7 +26,7 @@ def test_all_there(spec):
 @pytest.mark.parametrize("what", ["kernel", "initrd", "image"])
 def test_a_missing_guest_file_is_named_with_a_hint(spec, what):
     getattr(spec, what).unlink()
-    with pytest.raises(HostFailed, match=rf"open guest {what}: .*/{what}: No such file.*image build"):
+    with pytest.raises(HostFailed, match=rf"open guest {what}: .*/{what}: No such file.*guest build"):
         qemu.check_files(spec)
 
 
