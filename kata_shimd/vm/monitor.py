@@ -70,10 +70,10 @@ class Monitor:
         client.register_listener(_Listener(on_event))
         try:
             async with asyncio.timeout(timeout):
-                await client.connect(connected)
+                await _negotiate(client, connected)
         except TimeoutError as error:
             raise DeadlineExceeded("connect QMP", str(path), f"no greeting in {timeout:g} s") from error
-        except QMPError as error:
+        except (QMPError, OSError, EOFError) as error:
             raise VmFailed("connect QMP", str(path), _said(error)) from error
         finally:
             if client.runstate is not Runstate.RUNNING:
@@ -142,6 +142,18 @@ class Monitor:
             raise VmFailed(f"qmp {command}", _subject(arguments), cause) from error
         except (QMPError, OSError, EOFError) as error:
             raise VmFailed(f"qmp {command}", _subject(arguments), _said(error), hint="it may have been done") from error
+
+
+async def _negotiate(client: QMPClient, connected: socket.socket) -> None:
+    """The library asserts that QEMU is there still when it has answered; one that ends in that very moment may do so.
+
+    :raises QMPError, OSError, EOFError: what ended the connection
+    """
+    with suppress(AssertionError):
+        await client.connect(connected)
+    if client.runstate is not Runstate.RUNNING:
+        await client.disconnect()  # which raises why
+        raise EOFError("QEMU closed the connection")
 
 
 @asynccontextmanager

@@ -103,6 +103,31 @@ def path(tmp_path):
     return tmp_path / "qmp.sock"
 
 
+@pytest.mark.parametrize("last", [b"{nonsense\r\n", None])
+def test_a_qemu_that_ends_as_soon_as_it_has_answered(path, run, last):
+    async def body():
+        async with Qemu(path) as qemu, asyncio.TaskGroup() as group:
+            group.create_task(_greet_and_go(qemu, last))
+            with pytest.raises(VmFailed):
+                monitor = await Monitor.connect(path, lambda *_: None, timeout=5)
+                try:
+                    await monitor.status()
+                finally:
+                    await monitor.close()
+
+    run(body())
+
+
+async def _greet_and_go(qemu, last):
+    """Both answers and the end in one piece, so that all are there when the negotiation is looked at."""
+    qemu._listening.setblocking(False)
+    qemu.connection, _ = await asyncio.get_running_loop().sock_accept(qemu._listening)
+    qemu.say(json.dumps(GREETING).encode() + b"\r\n")
+    command = json.loads(await qemu._receive())
+    qemu.say(json.dumps({"return": {}, "id": command.get("id")}).encode() + b"\r\n" + (last or b""))
+    qemu.connection.close()
+
+
 def test_a_command_and_its_answer(path, run):
     async def body():
         async with connected(path, {"query-status": {"return": {"status": "running"}}}) as (monitor, qemu, _):
