@@ -24,6 +24,8 @@ use crate::undo::{POD, Undo};
 const BUDGET: Duration = Duration::from_secs(4);
 /// For the daemon's answer to Abandon; the request is read even when the answer comes too late.
 const ABANDON_BUDGET: Duration = Duration::from_secs(1);
+/// For a daemon that does not answer, because it is just being killed, to have ended.
+const ENDING_BUDGET: Duration = Duration::from_millis(500);
 
 /// Run `delete`. What could not be undone is a warning: containerd must be able to remove the container all the same.
 pub fn run(args: &Args) -> Outcome<()> {
@@ -97,23 +99,23 @@ fn clean_up_locked(pod: &Pod, id: &str, deadline: Deadline) -> Outcome<Done> {
     let done = Done { vm_pid: vm.and_then(|vm| vm.pid.try_into().ok()).unwrap_or(0), warnings: Vec::new() };
     let daemon = ledger.process("daemon").and_then(|daemon| daemon.identity);
     if let Some(daemon) = daemon
-        && !is_gone(daemon, &ledger, deadline).during("look for daemon", daemon.pid)?
+        && !is_gone(pod, id, daemon, &ledger, deadline).during("look for daemon", daemon.pid)?
     {
-        if !ledger.is_stopping() {
-            // No answer, or a refusal: the daemon lives and decides, now or when it gets to it.
-            let _ = daemon::abandon(&pod.socket(), id, deadline.within(ABANDON_BUDGET).left());
-        }
         return Ok(done);
     }
     let undo = Undo { pod: &path, scope: POD, deadline, caller: None };
     Ok(Done { warnings: undo.run()?, ..done })
 }
 
-/// Whether no daemon lives; one that is stopping is given the time that is left.
-fn is_gone(daemon: Identity, ledger: &Ledger, deadline: Deadline) -> Result<bool, String> {
-    match daemon.open()? {
-        None => Ok(true),
-        Some(pidfd) if ledger.is_stopping() => has_ended(&pidfd, deadline.within(deadline.left() / 2)),
-        Some(_) => Ok(false),
+/// Whether no daemon lives. One that is stopping is given the time that is left; another is told, and decides by itself.
+fn is_gone(pod: &Pod, id: &str, daemon: Identity, ledger: &Ledger, deadline: Deadline) -> Result<bool, String> {
+    let Some(pidfd) = daemon.open()? else { return Ok(true) };
+    if ledger.is_stopping() {
+        return has_ended(&pidfd, deadline.within(deadline.left() / 2));
+    }
+    match daemon::abandon(&pod.socket(), id, deadline.within(ABANDON_BUDGET).left()) {
+        Ok(()) => Ok(false),
+        // A killed process closes its sockets a moment before it has ended, which is just what brings containerd here.
+        Err(_) => has_ended(&pidfd, deadline.within(ENDING_BUDGET)),
     }
 }
