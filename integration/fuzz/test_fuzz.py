@@ -1,0 +1,51 @@
+"""The short form of every fuzz target: the same inputs each time, in a minute for all. The long form is docs/security-testing.md's.
+
+A seed of its own, so that the long runs and this one do not try the same inputs.
+"""
+
+from importlib import import_module
+from typing import Final
+
+import pytest
+
+from integration.fuzz import engine, ttrpc_frames
+
+SEED: Final = 7
+#: Inputs, so that each takes a few seconds; those of the launcher start a process each.
+COUNTS: Final = {
+    "messages": 10_000,
+    "agent_replies": 3_000,
+    "oci_specs": 2_000,
+    "config_toml": 1_000,
+    "bootstrap": 10_000,
+    "ledger_lines": 1_000,
+    "journal_lines": 1_000,
+    "console_bytes": 1_000,
+    "handshake": 10_000,
+    "qmp_lines": 1_000,
+    "undo_ledgers": 200,
+    "launcher_stdin": 200,
+}
+#: Targets with nothing to refuse.
+TAKES_ALL: Final = {"ledger_lines", "journal_lines", "console_bytes", "handshake", "launcher_stdin"}
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items(), ids=COUNTS)
+def test_nothing_but_what_is_permitted(name: str, count: int) -> None:
+    done = engine.run(import_module(f"integration.fuzz.{name}").TARGET, seed=SEED, count=count)
+    assert done.taken + done.refused == count
+    assert done.taken > count // 50, "hardly an input is taken, so little behind the first check is reached"
+    assert done.refused > count // 50 or name in TAKES_ALL
+
+
+def test_ttrpc_frames() -> None:
+    ttrpc_frames.run(SEED, 5_000)
+
+
+def test_a_finding_stops_the_run_and_can_be_repeated() -> None:
+    """The engine itself: an exception that is not permitted is not swallowed."""
+    honest = import_module("integration.fuzz.bootstrap").TARGET
+    strict = engine.Target(honest.name, (), honest.make, honest.opened)
+    with pytest.raises(Exception) as caught:
+        engine.run(strict, seed=SEED, count=1000)
+    assert caught.value.__notes__[0].startswith("bootstrap: seed 7, input ")
