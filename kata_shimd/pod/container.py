@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from kata_shimd.pod.lifecycle import Do, State
 from kata_shimd.pod.ports import Agent, Publisher, Streams
 from kata_shimd.pod.process import SIGKILL, Budgets, Process
 from kata_shimd.pod.spec import process_for_guest
-from kata_shimd.pod.values import ExecSpec, Exit, Stdio, check_id
+from kata_shimd.pod.values import ExecSpec, Exit, Snapshot, Stdio, check_id
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,16 @@ class Container:
     def processes(self) -> Iterator[Process]:
         yield self.init
         yield from self.execs.values()
+
+    def snapshot(self, exec_id: str) -> Snapshot:
+        """What State answers. A pause holds every live process of the container, whatever was asked of which.
+
+        :raises NotFound: no such exec
+        """
+        process = self.process(exec_id)
+        if self.init.life.state is State.PAUSED and not process.life.ended:
+            return replace(process.snapshot(), state=State.PAUSED)
+        return process.snapshot()
 
     # --- init ----------------------------------------------------------------------------------------------------
 
@@ -137,15 +148,18 @@ class Container:
             await process.finish_streams()
             raise
 
-    async def delete_exec(self, exec_id: str) -> Exit:
-        """:raises FailedPrecondition: it runs"""
+    async def delete_exec(self, exec_id: str) -> tuple[int, Exit]:
+        """Forget an exec; its pid is 0 when it was never started.
+
+        :raises FailedPrecondition: it runs
+        """
         process = self.process(exec_id)
         async with process.turn:
             process.life.check(Do.DELETE)
             await process.finish_streams()
             process.life.commit(Do.DELETE)
             del self.execs[exec_id], self._exec_specs[exec_id]
-        return process.exit or Exit(0, 0)
+        return process.pid, process.exit or Exit(0, 0)
 
     # --- ends ----------------------------------------------------------------------------------------------------
 

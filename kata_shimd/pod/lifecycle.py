@@ -61,7 +61,11 @@ class Life:
         self._table = table
 
     def check(self, do: Do) -> None:
-        """:raises FailedPrecondition: the table has no such step from here"""
+        """:raises FailedPrecondition: the table has no such step from here
+        :raises NotFound: there are no steps any more
+        """
+        if self.state is State.DELETED:
+            raise NotFound(do.value, self.name, "it has been deleted")
         if (self.state, do) not in self._table:
             raise FailedPrecondition(do.value, self.name, f"it is {self.state.name.lower()}")
 

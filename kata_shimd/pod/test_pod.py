@@ -19,7 +19,7 @@ from kata_shimd.pod import events, testing
 from kata_shimd.pod.conftest import BUDGETS
 from kata_shimd.pod.lifecycle import State
 from kata_shimd.pod.process import Budgets
-from kata_shimd.pod.values import Stdio
+from kata_shimd.pod.values import Exit, Stdio
 
 
 async def test_life_of_one_container_tells_its_events_in_order(world):
@@ -267,7 +267,8 @@ async def test_exec_has_its_own_life_and_exit(world):
         await w.pod.start("c1", "e1")
         w.guest.process("c1", "e1").end(3)
         assert (await w.pod.container("c1").process("e1").wait()).status == 3
-        assert (await w.pod.container("c1").delete_exec("e1")).status == 3
+        _, end = await w.pod.container("c1").delete_exec("e1")
+        assert end.status == 3
         with pytest.raises(NotFound):
             w.pod.container("c1").process("e1")
         assert w.state() is State.RUNNING
@@ -280,7 +281,35 @@ async def test_exec_that_cannot_be_run_says_why_and_can_be_deleted(world):
         await w.exec()
         with pytest.raises(AgentRefused):
             await w.pod.start("c1", "e1")
-        await w.pod.container("c1").delete_exec("e1")
+        assert await w.pod.container("c1").delete_exec("e1") == (0, Exit(0, 0))
+
+
+async def test_a_pause_holds_live_execs_and_no_others(world):
+    async with world() as w:
+        await w.running()
+        container = w.pod.container("c1")
+        for exec_id in ("e1", "e2"):
+            await w.exec(exec_id)
+            await w.pod.start("c1", exec_id)
+        w.guest.process("c1", "e2").end(0)
+        await container.process("e2").wait()
+        await container.pause()
+        states = [container.snapshot(exec_id).state for exec_id in ("", "e1", "e2")]
+        assert states == [State.PAUSED, State.PAUSED, State.STOPPED]
+        await container.resume()
+        assert container.snapshot("e1").state is State.RUNNING
+
+
+async def test_deleted_twice_at_once_is_not_found_for_the_second(world):
+    async with world() as w, asyncio.TaskGroup() as group:
+        await w.running()
+        w.guest.process("c1").end(0)
+        await w.pod.container("c1").init.wait()
+        first = group.create_task(w.pod.delete("c1"))
+        await asyncio.sleep(0)
+        with pytest.raises(NotFound):
+            await w.pod.delete("c1")
+        await first
 
 
 async def test_init_exit_comes_after_every_execs(world):

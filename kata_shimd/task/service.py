@@ -22,8 +22,7 @@ class TaskService:
 
     def state(self, request: task.StateRequest) -> task.StateResponse:
         """From memory, whatever the guest does."""
-        process = self._pod.container(request.id).process(request.exec_id)
-        return translate.state_response(process.snapshot())
+        return translate.state_response(self._pod.container(request.id).snapshot(request.exec_id))
 
     async def create(self, request: task.CreateTaskRequest) -> task.CreateTaskResponse:
         if request.checkpoint:
@@ -35,9 +34,7 @@ class TaskService:
 
     async def delete(self, request: task.DeleteRequest) -> task.DeleteResponse:
         if request.exec_id:
-            container = self._pod.container(request.id)
-            end = await container.delete_exec(request.exec_id)
-            pid = container.init.pid
+            pid, end = await self._pod.container(request.id).delete_exec(request.exec_id)
         else:
             pid, end = await self._pod.delete(request.id)
         return task.DeleteResponse(pid=pid, exit_status=end.status, exited_at=translate.timestamp(end))
