@@ -59,7 +59,7 @@ def compare(sequence: Sequence, runc: Record, ours: Record) -> Iterator[Differen
         for key in sorted(key for key in runc.waits if key[0] == number):
             call = step.calls[key[1]]
             facts = {**_facts(sequence, call, runc, number), "held": "yes"}
-            yield from _outcome(number, call, facts, runc.waits[key], ours.waits[key])
+            yield from _outcome(AFTER, call, facts, runc.waits[key], ours.waits[key])
     for container in runc.ends:
         if runc.ends[container] != ours.ends[container]:
             yield Difference(AFTER, container, "end", runc.ends[container], ours.ends[container], {"rpc": "(end)"})
@@ -183,13 +183,18 @@ def _event(topic: str, fields: Mapping[str, Any]) -> str:
     return " ".join([topic.removeprefix("/tasks/"), *shown])
 
 
+def _output(value: tuple[str, bool]) -> str:
+    """Whether the end was seen matters to who has read something; of what never ran, the streams may stay unopened."""
+    text, ended = value
+    return f"{text!r}, {'ended' if ended else 'open'}" if text else "nothing"
+
+
 def _tables(runc: Record, ours: Record) -> Iterator[Difference]:
     for target, value in runc.outputs.items():
-        if value != (other := ours.outputs[target]):
-            words = [f"{text!r}, {'ended' if ended else 'open'}" for text, ended in (value, other)]
-            yield Difference(
-                AFTER, target.partition("/")[0].partition(" ")[0], "output", *words, {"rpc": "(output)"}, target
-            )
+        if _output(value) != _output(ours.outputs[target]):
+            container = target.partition("/")[0].partition(" ")[0]
+            words = (_output(value), _output(ours.outputs[target]))
+            yield Difference(AFTER, container, "output", *words, {"rpc": "(output)"}, target)
     for target, counts in ours.identities.items():
         if max(counts) > 1:
             yield Difference(

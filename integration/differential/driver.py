@@ -244,7 +244,7 @@ class Replay:
         """The asynchronous part of the record, once nothing of it is under way any more."""
         try:
             await self._settle()
-        except Unavailable:
+        except (ShimError, TimeoutError):
             self._record.lost = True
         finally:
             for container in self._begun:

@@ -6,6 +6,7 @@ difference counts only when it stands against every one of a few replays, among 
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from integration.differential.model import annotate
 from integration.differential.record import Record
 from integration.differential.shim import Kind, Shim
 from integration.differential.steps import Sequence
+
+_log = logging.getLogger(__name__)
 
 #: Replays of runc's that may explain a record of ours with concurrent calls.
 AGAIN = 4
@@ -54,16 +57,7 @@ class Side:
         record = await replay(self._shim, sequence, self._number, orders)
         self._shim.spoilt = _spoilt(record)
         if self._shim.spoilt:
-            import sys
-
-            print(
-                "SPOILT",
-                self.kind.name,
-                record.ends,
-                [(i, o.code, str(sequence.steps[i])) for i, s in enumerate(record.steps) for o in s.outcomes],
-                sequence.name,
-                file=sys.stderr,
-            )
+            _log.warning("%s: %s is spoilt by %s\n%s", self.kind.name, record.ends, sequence, self._shim.evidence())
             await self.close()
         return record
 

@@ -18,12 +18,13 @@ from typing import Any, Final, Self
 from integration.differential.bundle import Bundle, Stdio, exec_request, spec
 from integration.differential.recorder import Recorder
 from integration.differential.steps import Call, Program, Rpc
-from integration.harness import image, process
+from integration.harness import image, pods, process
 from integration.harness.host import Host
 from integration.harness.scale import SCALE
 from kata_shimd import wire
 from kata_shimd.api import task
 from kata_shimd.api.services import task_v2
+from kata_shimd.errors import ShimError
 from kata_shimd.ttrpc import Client
 
 NAMESPACE: Final = "differential"
@@ -98,7 +99,8 @@ class Shim:
     async def __aexit__(self, *_error: object) -> None:
         try:
             if self._with_pod and self.pid is not None and self.pid.alive():
-                await self._close_pod()
+                with suppress(*([ShimError, TimeoutError] if self.spoilt else [])):
+                    await self._close_pod()
         finally:
             await self._abandon()
 
@@ -171,6 +173,12 @@ class Shim:
                 lambda: any(event.fields.get("exec_id") == mark for event in self.recorder.of(self.pod_id))
             )
         await self.call(Rpc.DELETE, task.DeleteRequest(id=self.pod_id, exec_id=mark), self.pod_id)
+
+    def evidence(self) -> str:
+        """What the shim left behind of its own: its log, and our journal, output and console."""
+        files = pods.attachments(self.host.run_dir)
+        said = b"".join(self.log).decode(errors="replace")[-4000:]
+        return "\n".join([f"--- log\n{said}", *(f"--- {name}\n{text[-8000:]}" for name, text in files.items())])
 
     # --- the pod -------------------------------------------------------------------------------------------------
 
