@@ -19,8 +19,6 @@ from integration.harness.install import REPOSITORY, Layout
 from integration.harness.scale import SCALE
 
 CRATES: Final = ("launcher", "guest/init", "guest/agent")
-#: Real machines by twos: a booting guest and its container keep about one processor busy.
-WORKERS: Final = 2
 #: A test that takes longer shows where it stands; the slowest moves 500 containers through one pod.
 STUCK_AFTER: Final = round(300 * SCALE)
 
@@ -52,7 +50,7 @@ def python_lane(layout: Layout) -> list[Check]:
         Check("mypy --strict", (python, "-m", "mypy")),
         Check("unit tests on asyncio", unit),
         Check("unit tests on uvloop", (*unit, "-p", "integration.harness.on_uvloop")),
-        integration(layout, ["integration", "-n", str(WORKERS), "--dist", "loadfile"]),
+        integration(layout, ["integration"]),
     ]
 
 
@@ -77,7 +75,7 @@ def rust_lane(layout: Layout) -> list[Check]:
                 env,
                 where,
             ),
-            Check(f"{crate}: cargo test", ("cargo", "test", "--quiet", "--all-features"), env, where),
+            Check(f"{crate}: cargo test", ("cargo", "test", "--quiet"), env, where),
         ]
     return checks
 

@@ -30,6 +30,9 @@ EVENTS: Final = frozenset(
     }
 )  # fmt: skip
 
+#: How a connection can end: the library lets pass what its reader raised, for text that is no text and nesting without end too.
+_BROKEN: Final = (QMPError, OSError, EOFError, ValueError, RecursionError)
+
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -73,7 +76,7 @@ class Monitor:
                 await _negotiate(client, connected)
         except TimeoutError as error:
             raise DeadlineExceeded("connect QMP", str(path), f"no greeting in {timeout:g} s") from error
-        except (QMPError, OSError, EOFError) as error:
+        except _BROKEN as error:
             raise VmFailed("connect QMP", str(path), _said(error)) from error
         finally:
             if client.runstate is not Runstate.RUNNING:
@@ -140,14 +143,14 @@ class Monitor:
         except ExecuteError as error:
             cause = f"{error.error_class}: {error}"
             raise VmFailed(f"qmp {command}", _subject(arguments), cause) from error
-        except (QMPError, OSError, EOFError) as error:
+        except _BROKEN as error:
             raise VmFailed(f"qmp {command}", _subject(arguments), _said(error), hint="it may have been done") from error
 
 
 async def _negotiate(client: QMPClient, connected: socket.socket) -> None:
     """The library asserts that QEMU is there still when it has answered; one that ends in that very moment may do so.
 
-    :raises QMPError, OSError, EOFError: what ended the connection
+    :raises Exception: one of `_BROKEN`, what ended the connection
     """
     with suppress(AssertionError):
         await client.connect(connected)

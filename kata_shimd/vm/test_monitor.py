@@ -103,7 +103,7 @@ def path(tmp_path):
     return tmp_path / "qmp.sock"
 
 
-@pytest.mark.parametrize("last", [b"{nonsense\r\n", None])
+@pytest.mark.parametrize("last", [b"{nonsense\r\n", b"\x80\r\n", b"[" * 100_000 + b"\r\n", None])
 def test_a_qemu_that_ends_as_soon_as_it_has_answered(path, run, last):
     async def body():
         async with Qemu(path) as qemu, asyncio.TaskGroup() as group:
