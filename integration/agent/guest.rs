@@ -56,7 +56,7 @@ fn limited(mut request: CreateContainerRequest, bytes: i64) -> CreateContainerRe
 /// One machine, one scenario after the other: a boot costs more than all of them.
 #[tokio::test]
 async fn every_scenario_of_the_host() {
-    let (_machine, pod) = boot("scenarios").await;
+    let (machine, pod) = boot("scenarios").await;
     macro_rules! run {
         ($($scenario:ident)*) => {
             $(let began = Instant::now();
@@ -81,10 +81,12 @@ async fn every_scenario_of_the_host() {
         a_child_left_behind_does_not_hold_the_end
         signals
         removing_kills
+        hooks
         storages
         requests_that_make_no_sense
     }
     scenarios::network(pod, HARDWARE).await;
+    assert!(!machine.console().contains("leaving it to crun"), "crun's FIFO is where it is expected");
 }
 
 #[tokio::test]

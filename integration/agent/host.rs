@@ -125,6 +125,7 @@ on_the_host! {
     signals
     removing_kills
     pause_holds_the_pods_namespaces
+    hooks
     storages
     requests_that_make_no_sense
 }

@@ -10,7 +10,7 @@ use kata_agent::protocol::oci;
 use ttrpc::Code;
 
 use super::pod::{code, message, patience, Outcome, Pod};
-use super::spec::{bind, container, process, shell, storage, strings};
+use super::spec::{bind, container, process, shell, storage, strings, ROOTFS};
 
 fn said(status: i32, out: &str) -> Outcome {
     Outcome { status, out: out.into(), err: String::new() }
@@ -242,6 +242,23 @@ pub async fn pause_holds_the_pods_namespaces(pod: Pod) {
     pod.signal("pause", "", libc::SIGTERM).await.unwrap();
     assert_eq!(pod.outcome("pause", "pause").await, said(0, ""));
     pod.remove("pause").await.unwrap();
+}
+
+pub async fn hooks(pod: Pod) {
+    let mut request = container("hooks", shell("ls /work; cat"));
+    let hook = |name: &str| oci::Hook {
+        Path: "/bin/busybox".into(),
+        Args: strings(&["busybox", "touch", &format!("{ROOTFS}/work/{name}")]),
+        ..Default::default()
+    };
+    let hooks =
+        oci::Hooks { CreateRuntime: vec![hook("made")], Poststart: vec![hook("started")], ..Default::default() };
+    request.OCI.as_mut().unwrap().Hooks = Some(hooks).into();
+    pod.launch_with(&request).await;
+    pod.close_stdin("hooks", "hooks").await.unwrap();
+    assert!(pod.outcome("hooks", "hooks").await.out.starts_with("made\n"));
+    pod.remove("hooks").await.unwrap();
+    assert_eq!(pod.run("hooked", "ls /work").await, said(0, "made\nstarted\n"));
 }
 
 pub async fn storages(pod: Pod) {

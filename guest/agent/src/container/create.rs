@@ -17,6 +17,7 @@ use crate::process::launch::{Crun, Launched, Streams};
 use crate::process::Process;
 use crate::protocol::oci;
 use crate::reaper::Reaper;
+use crate::sandbox::sysctl;
 
 /// What a container is made from.
 pub struct Recipe {
@@ -49,7 +50,9 @@ pub struct Tools {
 pub async fn create(recipe: Recipe, tools: &Tools) -> Result<Container> {
     check(&recipe.spec)?;
     let cgroup = tools.options.cgroups.then(|| Cgroup::of(&recipe.id));
-    if pause::is_pause(&recipe.spec) {
+    let pause = pause::is_pause(&recipe.spec);
+    sysctl::apply(&recipe.spec.Linux.Sysctl, !pause).await?;
+    if pause {
         create_pause(recipe, cgroup, tools)
     } else {
         create_with_crun(recipe, cgroup, tools).await
@@ -93,7 +96,8 @@ async fn create_with_crun(recipe: Recipe, cgroup: Option<Cgroup>, tools: &Tools)
             watch.check();
         }
     });
-    Ok(container(recipe, Kind::Crun(tools.crun.clone()), init, cgroup, oom))
+    let kind = Kind::Crun { crun: tools.crun.clone(), hooks: !recipe.spec.Hooks.Poststart.is_empty() };
+    Ok(container(recipe, kind, init, cgroup, oom))
 }
 
 fn container(
@@ -141,6 +145,9 @@ fn config(recipe: &Recipe, cgroups: bool) -> Value {
         config["linux"] = json!({});
     }
     config["linux"]["namespaces"] = namespaces;
+    if let Some(sysctl) = config["linux"]["sysctl"].as_object_mut() {
+        sysctl.retain(|name, _| !sysctl::is_network(name));
+    }
     for (path, major, minor) in &recipe.devices {
         place_device(&mut config["linux"], path, *major, *minor);
     }
@@ -210,6 +217,15 @@ mod tests {
     #[test]
     fn the_control_group_is_ours_to_place() {
         assert_eq!(config(&recipe(&[]), true)["linux"]["cgroupsPath"], "/kata/c");
+    }
+
+    #[test]
+    fn settings_of_the_network_are_not_cruns() {
+        let mut asked = recipe(&[]);
+        let settings = [("net.core.somaxconn", "5"), ("kernel.msgmax", "6")];
+        asked.spec.Linux.mut_or_insert_default().Sysctl =
+            settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        assert_eq!(config(&asked, false)["linux"]["sysctl"], json!({"kernel.msgmax": "6"}));
     }
 
     #[test]

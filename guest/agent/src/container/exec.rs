@@ -96,12 +96,12 @@ impl Container {
     }
 
     async fn spawn(&self, process: &message::Process) -> Result<Arc<Process>> {
-        let Kind::Crun(crun) = &self.kind else {
+        let Kind::Crun { crun, .. } = &self.kind else {
             return Err(Error::precondition(format!("exec: container {}: it is the pod's pause", self.id)));
         };
         let process = self.complete(process);
         let text = oci::process(&process).to_string();
-        let launched = crun.exec(&self.id, &text, process.Terminal).await?;
+        let launched = crun.exec(&self.id, &text, process.Terminal, process.OOMScoreAdj).await?;
         let oom = self.oom.clone();
         Ok(Process::start(launched.pid, launched.exit, launched.streams, move || {
             if let Some(oom) = oom {

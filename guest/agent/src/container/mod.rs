@@ -46,7 +46,12 @@ pub enum Kind {
     /// The holder of the pod's PID namespace, a child of the agent.
     Pause,
     /// A container of crun's.
-    Crun(Crun),
+    Crun {
+        /// How crun is run.
+        crun: Crun,
+        /// Whether its spec has hooks for after its start.
+        hooks: bool,
+    },
 }
 
 /// A container that was created.
@@ -106,9 +111,9 @@ impl Container {
     /// Lets its process run.
     pub async fn start(&self) -> Result<()> {
         self.step(Phase::Created, Phase::Running)?;
-        if let Kind::Crun(crun) = &self.kind {
+        if let Kind::Crun { crun, hooks } = &self.kind {
             // Back to where it was only if nobody has begun the removal meanwhile; then that wins.
-            crun.start(&self.id).await.inspect_err(|_| drop(self.step(Phase::Running, Phase::Created)))?;
+            crun.start(&self.id, *hooks).await.inspect_err(|_| drop(self.step(Phase::Running, Phase::Created)))?;
         }
         Ok(())
     }
@@ -164,7 +169,7 @@ impl Container {
                 // Empty now; should the kernel not agree, a directory stays until the guest ends.
                 let _ = self.cgroup.as_ref().map(Cgroup::remove);
             }
-            Kind::Crun(crun) => {
+            Kind::Crun { crun, .. } => {
                 crun.delete(&self.id).await?;
                 self.init.wait().await;
             }

@@ -4,8 +4,10 @@
 //! its words: the exit code decides, the words go to the user.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,28 +69,42 @@ impl Crun {
     /// `crun create`: the container's process exists and waits for `start`.
     pub async fn create(&self, id: &str, bundle: &Path, terminal: bool) -> Result<Launched> {
         let bundle = bundle.display().to_string();
-        self.launch("create", &["--bundle", &bundle], id, terminal).await
+        self.launch("create", &["--bundle", &bundle], id, terminal, 0).await
     }
 
-    /// `crun exec` with the process given as the text of an OCI process.
-    pub async fn exec(&self, id: &str, process: &str, terminal: bool) -> Result<Launched> {
+    /// `crun exec` with the process given as the text of an OCI process. crun forgets its OOM score, so it inherits that.
+    pub async fn exec(&self, id: &str, process: &str, terminal: bool, oom_score: i64) -> Result<Launched> {
         let file = Scratch::new("json");
         fs::write(&file.0, process).at("write", file.0.display())?;
         let path = file.0.display().to_string();
-        self.launch("exec", &["--detach", "--process", &path], id, terminal).await
+        self.launch("exec", &["--detach", "--process", &path], id, terminal, oom_score).await
     }
 
-    /// `crun start`.
-    pub async fn start(&self, id: &str) -> Result<()> {
-        self.run("start", &[], id, Files::null()?).await
+    /// `crun start`. Without hooks to run after it, all it does is to write to the FIFO on which the container's process waits; the agent
+    /// does that itself, for under emulation just loading crun costs more than the rest of a container's start.
+    pub async fn start(&self, id: &str, hooks: bool) -> Result<()> {
+        if !hooks {
+            match release(&Path::new(CRUN_STATE).join(id).join("exec.fifo")) {
+                Ok(()) => return Ok(()),
+                Err(error) => log::info!("container {id}: {error}; leaving it to crun to start it"),
+            }
+        }
+        self.run("start", &[], id, Files::null()?, 0).await
     }
 
     /// `crun delete --force`: also kills what still runs. A container crun does not know is success.
     pub async fn delete(&self, id: &str) -> Result<()> {
-        self.run("delete", &["--force"], id, Files::null()?).await
+        self.run("delete", &["--force"], id, Files::null()?, 0).await
     }
 
-    async fn launch(&self, verb: &str, arguments: &[&str], id: &str, terminal: bool) -> Result<Launched> {
+    async fn launch(
+        &self,
+        verb: &str,
+        arguments: &[&str],
+        id: &str,
+        terminal: bool,
+        oom_score: i64,
+    ) -> Result<Launched> {
         let pid_file = Scratch::new("pid");
         let pid_path = pid_file.0.display().to_string();
         let mut arguments = [arguments, &["--pid-file", &pid_path]].concat();
@@ -99,7 +115,7 @@ impl Crun {
         }
         let (files, mut streams) = if terminal { (Files::null()?, Streams::default()) } else { self.pipes()? };
         let launch = self.reaper.launch();
-        self.run(verb, &arguments, id, files).await?;
+        self.run(verb, &arguments, id, files, oom_score).await?;
         let (pid, exit) = adopt(&launch, &pid_file.0)?;
         if let Some(socket) = socket {
             streams = terminal_streams(socket.receive().inspect_err(|_| abandon(pid))?);
@@ -108,7 +124,7 @@ impl Crun {
     }
 
     /// Runs crun to its end with these files as its standard streams, which a container inherits.
-    async fn run(&self, verb: &str, arguments: &[&str], id: &str, files: Files) -> Result<()> {
+    async fn run(&self, verb: &str, arguments: &[&str], id: &str, files: Files, oom_score: i64) -> Result<()> {
         let log = Scratch::new("log");
         let mut command = Command::new("crun");
         command
@@ -118,6 +134,9 @@ impl Crun {
         command.arg("--root").arg(CRUN_STATE).arg("--log").arg(&log.0);
         command.args(["--cgroup-manager", if self.cgroups { "cgroupfs" } else { "disabled" }]);
         command.arg(verb).args(arguments).arg("--").arg(id);
+        if oom_score != 0 {
+            inherit_oom_score(&mut command, oom_score);
+        }
         command.stdin(files.stdin).stdout(files.stdout).stderr(files.stderr);
         let (pid, exit) = self.reaper.spawn(&mut command).at("run", "crun")?;
         // Our copies of the container's ends must go, or its streams never end.
@@ -151,6 +170,33 @@ impl Crun {
         }
         Ok((read, write))
     }
+}
+
+/// The child begins with this score, and what it starts has it too.
+fn inherit_oom_score(command: &mut Command, score: i64) {
+    let text = score.to_string();
+    let write = move || {
+        let path = c"/proc/self/oom_score_adj".as_ptr();
+        // SAFETY: the path is terminated, the text outlives the call, and the file is closed by the exec that follows.
+        let written = unsafe {
+            let file = libc::open(path, libc::O_WRONLY | libc::O_CLOEXEC);
+            libc::write(file, text.as_ptr().cast(), text.len())
+        };
+        if written < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it only makes system calls; nothing is allocated or locked.
+    unsafe { command.pre_exec(write) };
+}
+
+/// Lets the process behind a FIFO go, in the order crun does it: a FIFO that is gone is what tells crun that the container was started.
+fn release(fifo: &Path) -> std::io::Result<()> {
+    // Does not wait: the reader has had it open since it was made.
+    let mut file = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(fifo)?;
+    fs::remove_file(fifo)?;
+    file.write_all(&[0])
 }
 
 /// A request the runtime cannot carry out is, but for broken guests, a request for something that does not exist.

@@ -4,12 +4,14 @@
 
 mod containers;
 pub mod namespaces;
+pub mod sysctl;
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use futures::future::join_all;
 use nix::mount::{mount, MsFlags};
 use tokio::sync::watch;
 
@@ -96,10 +98,10 @@ impl Sandbox {
 
     /// Ends everything. What cannot be undone is reported and left to the end of the guest.
     pub async fn destroy(&self) {
-        for container in self.containers() {
-            if let Err(error) = self.remove(&container, 0).await {
-                log::warn!("destroy sandbox: {error}");
-            }
+        let containers = self.containers();
+        let removals = join_all(containers.iter().map(|container| self.remove(container, 0))).await;
+        for error in removals.into_iter().filter_map(Result::err) {
+            log::warn!("destroy sandbox: {error}");
         }
         self.storages.remove_everything().await;
         namespaces::drop_all();

@@ -2,11 +2,11 @@
 //!
 //! Owns: the bind mounts below `/run/sandbox-ns`. Must never happen: the agent itself enters one of them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
-use nix::sched::{unshare, CloneFlags};
+use nix::sched::{setns, unshare, CloneFlags};
 use nix::unistd::{sethostname, Pid};
 
 use crate::error::{Context, Error, Result};
@@ -31,6 +31,25 @@ fn make_here(hostname: &str) -> Result<()> {
     }
     keep("ipc", Path::new("/proc/thread-self/ns/ipc"))?;
     keep("uts", Path::new("/proc/thread-self/ns/uts"))
+}
+
+/// Does something inside the IPC and the UTS namespace, on a thread that ends with it.
+pub async fn inside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (sender, result) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let done = enter().and_then(|()| work());
+        // The caller may have gone.
+        let _ = sender.send(done);
+    });
+    result.await.unwrap_or_else(|_| Err(Error::internal("enter namespaces: the thread died")))
+}
+
+fn enter() -> Result<()> {
+    for (kind, flag) in [("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS)] {
+        let namespace = File::open(path(kind)).at("open", path(kind).display())?;
+        setns(namespace, flag).at("enter", path(kind).display())?;
+    }
+    Ok(())
 }
 
 /// Keeps the PID namespace whose first process this is.

@@ -120,8 +120,8 @@ fn share_with_group(target: &Path, group: Option<u32>, storage: &Storage) -> Res
     let Some(group) = group else { return Ok(()) };
     chown(target, None, Some(Gid::from_raw(group))).at("chown", target.display())?;
     let read_only = options::parse(&storage.options).flags.contains(MsFlags::MS_RDONLY);
-    let (wanted, own) = if read_only { (0o2550, 0) } else { (0o2770, 0) };
-    let mode = fs::metadata(target).at("stat", target.display())?.permissions().mode() & 0o7777 | wanted | own;
+    let wanted = if read_only { 0o2550 } else { 0o2770 };
+    let mode = fs::metadata(target).at("stat", target.display())?.permissions().mode() & 0o7777 | wanted;
     fs::set_permissions(target, fs::Permissions::from_mode(mode)).at("set mode", target.display())
 }
 
