@@ -86,8 +86,12 @@ async def run(options: argparse.Namespace, wanted: Iterable[Sequence]) -> Report
 def main() -> int:
     options = arguments()
     process.become_subreaper()
-    report = asyncio.run(run(options, sequences(options)))
-    process.reap_orphans()
+    try:
+        report = asyncio.run(run(options, sequences(options)))
+    finally:
+        for left in process.descendants():
+            left.kill()
+        process.reap_orphans()
     return 1 if report.differing else 0
 
 

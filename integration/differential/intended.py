@@ -29,9 +29,10 @@ class Answer:
     runc: tuple[str, ...]
     ours: tuple[str, ...]
     reason: str
+    situation: str
     aspect: str = "code"
-    #: In words, for the page.
-    situation: str = ""
+    #: What the two say, for the page, where it is no code.
+    words: tuple[str, str] = ("any code", "any code")
 
     def covers(self, difference: Difference) -> bool:
         return (
@@ -53,7 +54,7 @@ class Life:
     runc: str
     ours: str
     reason: str
-    situation: str = ""
+    situation: str
 
     def begins(self, facts: Facts) -> bool:
         return facts["rpc"] in self.rpcs and _holds(self.when, facts)
@@ -151,6 +152,7 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         rpcs=("Pids",),
         when={"state": ("stopped",)},
         aspect="reply.processes",
+        words=("an empty list", "one entry a process, as while it ran"),
         runc=(),
         ours=(),
         situation="a container that has stopped",
@@ -171,6 +173,7 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         rpcs=EVERY,
         when={},
         aspect="state.exec_id",
+        words=("`exec_id` empty", "`exec_id` set"),
         runc=('""',),
         ours=(),
         situation="State of an exec",
@@ -181,6 +184,7 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         rpcs=("State",),
         when={"process": ("exec",)},
         aspect="reply.exec_id",
+        words=("`exec_id` empty", "`exec_id` set"),
         runc=('""',),
         ours=(),
         situation="an exec",
@@ -234,6 +238,51 @@ LIVES: Final[tuple[Life, ...]] = (
         situation="a process that cannot be run as described",
         reason="Said where the mistake is made.",
     ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the OCI spec that does not reach the guest as it stands."""
+
+    part: str
+    fate: str
+    reason: str
+
+
+SPEC: Final[tuple[Part, ...]] = (
+    Part(
+        "`linux.uidMappings`, `linux.gidMappings`",
+        "refused: `UNIMPLEMENTED`",
+        "The guest maps no ids, so files would get other owners.",
+    ),
+    Part(
+        "`process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`",
+        "left out",
+        "They name policies of the host's kernel.",
+    ),
+    Part(
+        "`linux.namespaces`: network, cgroup, time",
+        "the guest's",
+        "A pod has one network and one cgroup root; clocks are the VM's.",
+    ),
+    Part("`linux.namespaces`: pid with a path", "the pod's shared one", "The path names a namespace of the host."),
+    Part(
+        "`linux.resources.cpu`: cpus, mems", "left out", "They are numbers of the host's processors and memory nodes."
+    ),
+    Part("`linux.resources`: network, rdma", "left out", "They are priorities of the host's interfaces and devices."),
+    Part(
+        "`linux.intelRdt`, `linux.timeOffsets`",
+        "left out",
+        "They are registers of the host's processor and clocks of the host.",
+    ),
+    Part("`linux.cgroupsPath` in systemd's form", "becomes a path", "There is no systemd in the guest."),
+    Part(
+        "`mounts`: binds of devices and sockets below `/dev`",
+        "the guest's own",
+        "A device number means nothing in another kernel.",
+    ),
+    Part("`mounts`: a bind at `/dev/shm`", "the pod's, in the guest", "Memory cannot be shared across kernels."),
 )
 
 

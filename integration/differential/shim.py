@@ -7,10 +7,11 @@ mount or a cgroup that is still there after `close`.
 import asyncio
 import os
 import shutil
+import signal
 import socket
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -77,32 +78,35 @@ class Shim:
         self.log: deque[bytes] = deque(maxlen=1000)
         self._rootfs = self.host.root / "image"
         self._connections: dict[str, Client] = {}
-        self._log_fd = -1
+        self._made = AsyncExitStack()
         self.pid: process.Process | None = None
         #: A container could not be ended: the shim will stay, and may be killed.
         self.spoilt = False
         self._socket = ""
-        self._pod_io: Stdio | None = None
 
     async def __aenter__(self) -> Self:
-        self._rootfs.mkdir()
-        image.write_rootfs(self._rootfs)
-        await self.recorder.__aenter__()
         try:
-            if self._with_pod:
-                await self._open_pod()
+            await self._open()
         except BaseException:
-            await self._abandon()
+            self.spoilt = True
+            await self._made.aclose()
             raise
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        try:
-            if self._with_pod and self.pid is not None and self.pid.alive():
-                with suppress(*([ShimError, TimeoutError] if self.spoilt else [])):
-                    await self._close_pod()
-        finally:
-            await self._abandon()
+        await self._made.aclose()
+
+    async def _open(self) -> None:
+        """Everything that is made is pushed with what undoes it, so that it goes whatever fails in between."""
+        self._made.callback(_remove_cgroups, self.tag)
+        self._made.callback(self.host.close)
+        self._rootfs.mkdir()
+        image.write_rootfs(self._rootfs)
+        await self._made.enter_async_context(self.recorder)
+        self._made.callback(self._kill_rest)
+        self._made.push_async_callback(self._disconnect)
+        if self._with_pod:
+            await self._open_pod()
 
     # --- containers ----------------------------------------------------------------------------------------------
 
@@ -186,29 +190,33 @@ class Shim:
         call = Call(Rpc.CREATE, program=Program.SLEEP)
         self.write_bundle(call, self.pod_id)
         await self.begin(self.pod_id)
-        self._pod_io = self.stdio(call, self.pod_id, "init")
-        await self.call(Rpc.CREATE, self.bundle(self.pod_id).create(call, self.pod_id, self._pod_io.paths), self.pod_id)
+        stdio = self.stdio(call, self.pod_id, "init")
+        self._made.callback(stdio.close)
+        await self.call(Rpc.CREATE, self.bundle(self.pod_id).create(call, self.pod_id, stdio.paths), self.pod_id)
         await self.call(Rpc.START, task.StartRequest(id=self.pod_id), self.pod_id)
+        self._made.push_async_callback(self._close_pod)
 
     async def _close_pod(self) -> None:
-        await self.call(Rpc.KILL, task.KillRequest(id=self.pod_id, signal=9, all=True), self.pod_id)
-        async with asyncio.timeout(self.kind.answer):
-            await self.call(Rpc.WAIT, task.WaitRequest(id=self.pod_id), self.pod_id)
-        await self.call(Rpc.DELETE, task.DeleteRequest(id=self.pod_id), self.pod_id)
+        """End the pod's own container, which must work unless the shim has been spoilt."""
+        if self.pid is None or not self.pid.alive():
+            return
+        with suppress(*([ShimError, TimeoutError] if self.spoilt else [])):
+            await self.call(Rpc.KILL, task.KillRequest(id=self.pod_id, signal=9, all=True), self.pod_id)
+            async with asyncio.timeout(self.kind.answer):
+                await self.call(Rpc.WAIT, task.WaitRequest(id=self.pod_id), self.pod_id)
+            await self.call(Rpc.DELETE, task.DeleteRequest(id=self.pod_id), self.pod_id)
 
-    async def _abandon(self) -> None:
-        """Whatever happened: nothing of it stays."""
+    async def _disconnect(self) -> None:
         for container_id in reversed(tuple(self._connections)):
             await self.finish(container_id)
-        await self._await_end()
-        if self._pod_io is not None:
-            self._pod_io.close()
-        if self._log_fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._log_fd)
-            os.close(self._log_fd)
-        await self.recorder.__aexit__(None, None, None)
-        self.host.close()
-        _remove_cgroups(self.tag)
+        if not await self.ended() and not self.spoilt:
+            raise RuntimeError(f"the {self.kind.name} shim outlived its last container; it was killed")
+
+    def _kill_rest(self) -> None:
+        """Whatever still runs of the shim's: itself, and what a lost one left."""
+        for left in process.descendants():
+            if self.tag in left.command():
+                left.kill()
 
     async def ended(self) -> bool:
         """Whether the shim's process ends within its time."""
@@ -218,13 +226,6 @@ class Shim:
             async with asyncio.timeout(self.kind.answer):
                 await _until_gone(self.pid.pid)
         return not self.pid.alive()
-
-    async def _await_end(self) -> None:
-        if not await self.ended():
-            assert self.pid is not None
-            self.pid.kill()
-            if not self.spoilt:
-                raise RuntimeError(f"the {self.kind.name} shim outlived its last container; it was killed")
 
     # --- the shim's process --------------------------------------------------------------------------------------
 
@@ -265,8 +266,11 @@ class Shim:
     def _open_log(self, path: Path) -> None:
         """containerd's end of the shim's log."""
         os.mkfifo(path, 0o700)
-        self._log_fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        asyncio.get_running_loop().add_reader(self._log_fd, lambda: self.log.append(os.read(self._log_fd, 65536)))
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._made.callback(os.close, fd)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, lambda: self.log.append(os.read(fd, 65536)))
+        self._made.callback(loop.remove_reader, fd)
 
 
 async def _until_gone(pid: int) -> None:
@@ -282,8 +286,10 @@ async def _until_gone(pid: int) -> None:
 
 
 def _remove_cgroups(name: str) -> None:
-    """The parent of our containers' cgroups, which no runtime removes."""
+    """The parent of our containers' cgroups, which no runtime removes; what a lost shim left in them ends first."""
     for top in [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]:
         for path in sorted((top / name).glob("**/"), reverse=True):
             with suppress(OSError):
+                for pid in (path / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
                 path.rmdir()

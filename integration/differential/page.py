@@ -1,0 +1,79 @@
+"""Writes docs/differences.md from the rules of `intended`: ``python -m integration.differential.page > docs/differences.md``."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from integration.differential.intended import ANSWERS, LIVES, SPEC, Answer, Life
+from integration.differential.steps import Rpc
+
+HEAD: Final = """\
+<!-- made by `python -m integration.differential.page`; edit integration/differential/intended.py instead -->
+
+# Differences from containerd-shim-runc-v2
+
+What containerd sees of our shim is what it sees of containerd-shim-runc-v2, with the differences below and no others. They are
+rules of a test: `python -m integration.differential` replays random sequences of Task RPCs on both shims, and compares status
+codes, replies, states, output and the order of events. What no row explains fails it.
+
+Pids are compared only as zero or not, and as one per process: all of ours are QEMU's. Of exit times it counts whether there is one,
+and that it is the same wherever it is told. Of calls issued at once, any outcome is right that runc's shim shows in one of several
+replays.
+"""
+ANSWERED: Final = """
+## Answers
+
+| RPC | situation | runc's | ours | reason |
+|---|---|---|---|---|
+"""
+LIVED: Final = """
+## Lives
+
+After these calls the containers are in different states, so nothing more of them is compared.
+
+| RPC | situation | runc's | ours | reason |
+|---|---|---|---|---|
+"""
+READ: Final = """
+## Parts of the OCI spec that mean the host
+
+A container in a VM has no part in the host's kernel. Everything else in a spec reaches the guest.
+
+| part | what becomes of it | reason |
+|---|---|---|
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    answers = _table(_answer(rule) for rule in ANSWERS)
+    lives = _table(_life(rule) for rule in LIVES)
+    return HEAD + ANSWERED + answers + LIVED + lives + READ + _table((row.part, row.fate, row.reason) for row in SPEC)
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _answer(rule: Answer) -> tuple[str, ...]:
+    said = (
+        (_codes(rule.runc) or rule.words[0], _codes(rule.ours) or rule.words[1])
+        if rule.aspect == "code"
+        else rule.words
+    )
+    return _rpcs(rule.rpcs), rule.situation, *said, rule.reason
+
+
+def _codes(values: tuple[str, ...]) -> str:
+    return " or ".join(f"`{value}`" for value in values)
+
+
+def _life(rule: Life) -> tuple[str, ...]:
+    return _rpcs(rule.rpcs), rule.situation, rule.runc, rule.ours, rule.reason
+
+
+def _rpcs(rpcs: tuple[str, ...]) -> str:
+    return "State" if len(rpcs) == len(Rpc) else ", ".join(rpcs)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
