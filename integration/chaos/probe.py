@@ -1,0 +1,63 @@
+"""Speaks to a pod's daemon directly, past containerd: what it answers, and how soon."""
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from integration.harness.scale import SCALE
+from kata_shimd import wire
+from kata_shimd.api import task
+from kata_shimd.api.services import task_v2
+from kata_shimd.ttrpc import Client, RpcError
+
+#: State is answered from memory, so this holds whatever runs the guest (`integration.chaos`); it is no scaled deadline.
+STATE_SECONDS: Final = 2.0
+REPLIES: Final = {rpc.name: rpc.response for rpc in task_v2.SERVICE}
+
+
+class Shim:
+    """One pod's socket; a connection for each call, so a test may ask whenever it likes."""
+
+    def __init__(self, pod_dir: Path) -> None:
+        self._socket = pod_dir / "shim.sock"
+
+    def state(self, container_id: str, exec_id: str = "") -> task.StateResponse:
+        """:raises AssertionError: it took longer than State may
+        :raises RpcError: with the daemon's code
+        """
+        begin = time.monotonic()
+        answer: task.StateResponse = self._call(
+            "State", task.StateRequest(id=container_id, exec_id=exec_id), within=2 * STATE_SECONDS
+        )
+        took = time.monotonic() - begin
+        assert took <= STATE_SECONDS, f"State took {took:.2f} s"
+        return answer
+
+    def wait(self, container_id: str, *, within: float = 60 * SCALE) -> int:
+        """The exit status of a container's init."""
+        answer: task.WaitResponse = self._call("Wait", task.WaitRequest(id=container_id), within=within)
+        return answer.exit_status
+
+    def kill(self, container_id: str, *, within: float = 30 * SCALE) -> None:
+        self._call("Kill", task.KillRequest(id=container_id, signal=9, all=True), within=within)
+
+    def code(self, rpc: str, request: Any, *, within: float) -> int:
+        """The code that a call is refused with; 0 when it is not."""
+        try:
+            self._call(rpc, request, within=within)
+        except RpcError as error:
+            return int(error.code)
+        return 0
+
+    def _call(self, rpc: str, request: Any, *, within: float) -> Any:
+        raw = asyncio.run(self._ask(rpc, wire.encode(request), within))
+        return wire.decode(REPLIES[rpc], raw)
+
+    async def _ask(self, rpc: str, request: bytes, within: float) -> bytes:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, str(self._socket))
+        async with Client(sock) as client:
+            return await client.call(task_v2.SERVICE.name, rpc, request, timeout=within)
