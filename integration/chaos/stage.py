@@ -202,4 +202,3 @@ class Stage:
     def _removed(self, name: str) -> bool:
         self.ctr.remove(name)
         return name not in self.ctr.containers()
-

@@ -60,6 +60,12 @@ class Layout:
         return self.prefix / "bin/python3"
 
     @property
+    def programs(self) -> Path:
+        """The guest's programs in the installed wheel; of one Python at a time, since a venv is made anew for another."""
+        (package,) = self.prefix.glob("lib/python3*/site-packages/kata_shimd")
+        return package / "image/bin"
+
+    @property
     def dev_python(self) -> Path:
         """The tests' own venv: linters and pytest never get into the one that serves pods."""
         return self.cache / "dev/bin/python3"

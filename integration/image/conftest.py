@@ -1,7 +1,7 @@
 """Fixtures: guests built once a session into a private directory.
 
-Programs come from the wheel's place, or from ``KATA_SHIMD_PROGRAMS`` (a directory with ``kata-agent``, ``guest-init`` and
-``trivial-init``), which is how a checkout without a wheel is tested.
+Programs are those of the installed wheel (the checkout has none: cargo's results go straight into the wheel), or come from
+``KATA_SHIMD_PROGRAMS``, a directory with ``kata-agent``, ``guest-init`` and ``trivial-init``.
 """
 
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kata_shimd.image.build import PROGRAMS, Programs, build_guest
+from integration.harness.install import Layout
+from kata_shimd.image.build import Programs, build_guest
 from kata_shimd.image.manifest import default_text
 from kata_shimd.image.store import Store
 
-DIRECTORY = Path(os.environ.get("KATA_SHIMD_PROGRAMS", PROGRAMS))
 PROBE = Path(__file__).parent / "probe.sh"
 
 
@@ -31,10 +31,13 @@ def leaves_nothing() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def programs() -> Programs:
-    found = Programs(DIRECTORY / "kata-agent", DIRECTORY / "guest-init", DIRECTORY / "trivial-init")
+    directory = Path(os.environ.get("KATA_SHIMD_PROGRAMS") or Layout.from_environment().programs)
+    found = Programs(directory / "kata-agent", directory / "guest-init", directory / "trivial-init")
     missing = [str(path) for path in (found.agent, found.init, found.trivial) if not path.exists()]
     if missing:
-        pytest.fail(f"not built: {', '.join(missing)}; set KATA_SHIMD_PROGRAMS to where cargo's results are")
+        pytest.fail(
+            f"not there: {', '.join(missing)}; run integration/setup, or set KATA_SHIMD_PROGRAMS to where cargo's results are"
+        )
     return found
 
 
