@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from integration.harness import process
-from integration.harness.ctr import PATIENCE, Ctr
+from integration.harness.ctr import Ctr
 from integration.harness.events import Events
 from integration.harness.pods import Pod, pod_hash
 from integration.harness.scale import SCALE

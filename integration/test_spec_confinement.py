@@ -90,7 +90,8 @@ def test_devices_are_made_and_the_others_denied(pod: Sandbox) -> None:
 
 # --- limits ----------------------------------------------------------------------------------------------------------
 
-SHOW_LIMITS: Final = "cd /sys/fs/cgroup; for f in memory.max memory.low memory.swap.max cpu.max cpu.weight pids.max; do echo $f=$(cat $f); done"
+LIMITS: Final = "memory.max memory.low memory.swap.max cpu.max cpu.weight pids.max"
+SHOW_LIMITS: Final = f"cd /sys/fs/cgroup; for f in {LIMITS}; do echo $f=$(cat $f); done"
 
 
 @pytest.mark.vm
@@ -137,7 +138,8 @@ def test_too_much_memory_kills(pod: Sandbox) -> None:
 @pytest.mark.vm
 def test_namespaces(pod: Sandbox) -> None:
     """Containers of a pod share ipc, uts and network, and have processes, mounts and cgroup for themselves."""
-    script = "for n in ipc uts net pid mnt cgroup; do echo $n=$(readlink /proc/self/ns/$n); done; echo pids=$(ls /proc | grep -c '^[0-9]')"
+    links = "for n in ipc uts net pid mnt cgroup; do echo $n=$(readlink /proc/self/ns/$n); done"
+    script = f"{links}; echo pids=$(ls /proc | grep -c '^[0-9]')"
     one, two = (table(pod.run(pod.script(script)).ok().out) for _ in range(2))
     pause = table(pod.ctr.exec(pod.id, pod.fresh("e"), "sh", "-c", script).ok().out)
     assert {name for name in one if one[name] == pause[name]} >= {"ipc", "uts", "net"}

@@ -57,7 +57,7 @@ def configuration(dial: float = 15.0, *, hypervisor: Mapping[str, Any] | None = 
         "agent.kata": {"dial_timeout": dial},
         "runtime": {"create_container_timeout": 15},
         "shimd": {"time_scale": SCALE, **shimd},
-        "shimd.timeouts": {key: value for key, value in TIMEOUTS.items()},
+        "shimd.timeouts": TIMEOUTS,
     }
     return "".join(f"[{name}]\n{_values(table)}" for name, table in tables.items())
 

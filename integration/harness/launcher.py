@@ -53,7 +53,7 @@ class Launcher:
     def _run(self, container_id: str, bundle: Path, *verb: str, env: dict[str, str], within: float) -> Answer:
         address = str(self.containerd.address)
         flags = ["-namespace", self.namespace, "-address", address, "-publish-binary", "/usr/bin/containerd"]
-        where = ["env", "--chdir", bundle]
+        where: list[str | Path] = ["env", "--chdir", bundle]
         variables = {"TTRPC_ADDRESS": f"{address}.ttrpc", "GRPC_ADDRESS": address, "GOMAXPROCS": "2", **env}
         return self.host.run(
             [*where, "containerd-shim-kata-v2", *flags, "-id", container_id, *verb], env=variables, within=within

@@ -20,8 +20,9 @@ guest, and *commits* the step together with its event. A step that is not in the
 nothing is done. `exit` is no verb: it happens, when the guest says so or when the VM is lost (status 255).
 
 Other verbs are permissions and not steps. Kill of a process that has ended is answered `NOT_FOUND`, which clients take for "already
-gone"; an exec that was not started cannot be killed. Update needs a container that has not ended. Exec and the start of an exec need a container whose init is
-`running`. ResizePty and CloseIO succeed in every state. State, Pids, Connect and Wait can always be asked."""
+gone"; an exec that was not started cannot be killed. Update needs a container that has not ended. Exec and the start of an exec
+need a container whose init is `running`. ResizePty and CloseIO succeed in every state.
+State, Pids, Connect and Wait can always be asked."""
 
 NUMBERS: Final = """\
 ## Numbers
