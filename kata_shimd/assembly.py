@@ -32,7 +32,7 @@ from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.storage import GUEST_SHARED
 from kata_shimd.pod.values import GuestStorage, Sandbox
 from kata_shimd.task.abandon import Abandonment
-from kata_shimd.task.boundary import boundary
+from kata_shimd.task.boundary import Boundary, boundary
 from kata_shimd.task.publisher import EventPublisher
 from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
@@ -62,6 +62,7 @@ class Shim:
     pod: Pod
     server: Server
     publisher: EventPublisher
+    calls: set[Boundary]
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -129,14 +130,15 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
     abandonment = Abandonment(parts.group, pod.abandon)
+    calls: set[Boundary] = set()
     server = Server(
         listener,
         services(TaskService(pod), abandonment),
-        boundary=boundary(parts.journal.write),
+        boundary=boundary(parts.journal.write, calls),
         on_lost=abandonment.lost,
     )
     parts.group.create_task(publisher.run(), name="publisher")
-    return Shim(pod, server, publisher)
+    return Shim(pod, server, publisher, calls)
 
 
 def _loggers(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> Loggers:

@@ -16,14 +16,15 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
-from kata_shimd.config.model import EventLoop
+from kata_shimd.config.model import AttachSetting, EventLoop
+from kata_shimd.debug import attach
 from kata_shimd.errors import ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
-from kata_shimd.ledger import Ledger, Phase
+from kata_shimd.ledger import Kind, Ledger, Phase
 
 _log = logging.getLogger(__name__)
 
@@ -154,6 +155,7 @@ async def _live(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shim.pod.stop)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    _allow_attach(arguments, parts, shim)
     shim.server.start(parts.group)
     shim.pod.begin()
     parts.ledger.phase(Phase.RUNNING)
@@ -162,6 +164,27 @@ async def _live(
     served.set()
     await shim.pod.stopping.wait()
     await _stop(shim, parts)
+
+
+def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Shim) -> None:
+    """Let root attach as far as the configuration does; where it never does, the signal that asks for it is harmless."""
+    setting = parts.loaded.config.shimd.attach
+    if setting is AttachSetting.NEVER:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        return
+    parts.ledger.plan(Kind.FILE, path=str(arguments.pod_dir / attach.SOCKET))
+
+    def names() -> Mapping[str, Any]:
+        from kata_shimd.debug import people
+
+        calls = lambda: [call.report() for call in tuple(shim.calls)]  # noqa: E731
+        return people.names(shim.pod, shim, calls, arguments.pod_dir, parts.journal.path)
+
+    daemon = attach.Daemon(asyncio.get_running_loop(), parts.group, names, parts.journal.write)
+    offered = attach.Attach(arguments.pod_dir, daemon)
+    offered.on_signal()
+    if setting is AttachSetting.ALWAYS:
+        offered.turn_on()
 
 
 async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:

@@ -211,9 +211,9 @@ def test_load_refuses_a_held_key_off_its_default(key):
     assert f"config_body:2: {key.dotted}: is not supported here; only its default" in text
 
 
-def test_only_four_held_keys_mean_the_same_at_every_value():
+def test_only_three_held_keys_mean_the_same_at_every_value():
     always = {key.name for key in HELD if not off_default(key)}
-    assert always == {"attach", "disable_image_nvdimm", "disable_block_device_use", "disable_guest_empty_dir"}
+    assert always == {"disable_image_nvdimm", "disable_block_device_use", "disable_guest_empty_dir"}
 
 
 @pytest.mark.parametrize("name", ["clh", "firecracker", "stratovirt", "remote"])

@@ -45,6 +45,8 @@ _WORDS: Final[Mapping[str, str]] = {
     "destroy-sandbox-failed": "{error}",
     "expired": "no Create within {seconds} s",
     "events-dropped": "containerd did not take the last events",
+    "attached": "process {pid} of uid {uid} has the daemon's interpreter",
+    "detached": "process {pid} has left it",
     "daemon-failed": "unforeseen",
     "daemon-ended": "",
 }
