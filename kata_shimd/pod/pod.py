@@ -345,6 +345,7 @@ class Pod:
             self._unwanted.add(container_id)
             return
         if container_id not in self.containers:
+            self.shutdown()
             return
         self._note("abandoned", container=container_id)
         container = self.containers[container_id]

@@ -372,6 +372,20 @@ async def test_abandoned_container_is_ended_and_removed(world):
         assert w.pod.stopping.is_set()
 
 
+async def test_a_pod_in_which_nothing_was_made_ends_with_what_was_to_make_it(world):
+    """containerd could not send its Create, and has run `delete`: no Create will come."""
+    async with world() as w:
+        await w.pod.abandon("c1")
+        assert w.pod.stopping.is_set()
+
+
+async def test_abandoning_a_container_that_is_not_there_leaves_the_others(world):
+    async with world() as w:
+        await w.running()
+        await w.pod.abandon("c2")
+        assert "c1" in w.pod.containers and not w.pod.stopping.is_set()
+
+
 async def test_failed_undo_keeps_the_container_for_another_delete(world):
     async with world() as w:
         await w.running()
