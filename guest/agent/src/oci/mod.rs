@@ -4,6 +4,7 @@
 //! absent in the message, so they are absent in the text too, but where the specification requires a value.
 
 mod linux;
+pub mod untold;
 
 use serde_json::{json, Map, Value};
 
