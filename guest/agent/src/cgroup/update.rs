@@ -43,6 +43,7 @@ pub fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
 fn refuse(resources: &LinuxResources) -> Result<()> {
     let none = LinuxMemory::default();
     let memory = resources.Memory.as_ref().unwrap_or(&none);
+    let io = resources.BlockIO.as_ref();
     let realtime = resources.CPU.as_ref().is_some_and(|cpu| cpu.RealtimeRuntime != 0 || cpu.RealtimePeriod != 0);
     let asked = [
         ("memory.kernel", memory.Kernel != 0),
@@ -50,6 +51,8 @@ fn refuse(resources: &LinuxResources) -> Result<()> {
         ("memory.swappiness", memory.Swappiness != 0),
         ("memory.disableOOMKiller", memory.DisableOOMKiller),
         ("cpu.realtimeRuntime, cpu.realtimePeriod", realtime),
+        ("blockIO.leafWeight", io.is_some_and(|io| io.LeafWeight != 0)),
+        ("blockIO.weightDevice", io.is_some_and(|io| !io.WeightDevice.is_empty())),
     ];
     match asked.into_iter().find(|(_, asked)| *asked) {
         Some((what, _)) => {
