@@ -193,9 +193,9 @@ def test_stats_of_the_pod_itself(pod: Sandbox, socket: ShimSocket) -> None:
 def test_a_client_shows_the_metrics(pod: Sandbox) -> None:
     with busy(pod) as container:
         shown = pod.ctr("task", "metrics", container).ok().out
-    assert container in shown and re.search(
-        r"memory\.(usage_limit|limit_in_bytes|usage_in_bytes)\s+\d{7,}", shown
-    ), shown
+    assert container in shown and re.search(r"memory\.(usage_limit|limit_in_bytes|usage_in_bytes)\s+\d{7,}", shown), (
+        shown
+    )
     assert re.search(r"pids\.current\s+1\b", shown), shown
 
 
