@@ -71,6 +71,7 @@ _RESOURCES: Final[Shape] = {"cpu": dict, "unified": dict}
 #: What is looked at here or in `storage`; all else is for `agent.oci` to judge. Any part may be absent or null.
 _SPEC: Final[Shape] = {
     "hostname": str,
+    "domainname": str,
     "process": dict,
     "root": {"path": str},
     "mounts": [{"destination": str, "source": str, "type": str, "options": [str]}],
@@ -80,6 +81,7 @@ _SPEC: Final[Shape] = {
         "namespaces": [{"type": str, "path": str}],
         "resources": _RESOURCES,
         "cgroupsPath": str,
+        "sysctl": dict,
     },
 }
 

@@ -55,9 +55,10 @@ fn refuse(resources: &LinuxResources) -> Result<()> {
         ("blockIO.weightDevice", io.is_some_and(|io| !io.WeightDevice.is_empty())),
     ];
     match asked.into_iter().find(|(_, asked)| *asked) {
-        Some((what, _)) => {
-            Err(Error::new(Code::UNIMPLEMENTED, format!("update: {what}: control groups of version 2 have no such limit")))
-        }
+        Some((what, _)) => Err(Error::new(
+            Code::UNIMPLEMENTED,
+            format!("update: {what}: control groups of version 2 have no such limit"),
+        )),
         None => Ok(()),
     }
 }

@@ -47,8 +47,7 @@ mod tests {
 
     #[test]
     fn parts_go_where_they_belong_and_the_annotation_goes() {
-        let made =
-            applied(r#"{"process.user.umask": 63, "linux.resources.unified": {"memory.high": "9"}}"#).unwrap();
+        let made = applied(r#"{"process.user.umask": 63, "linux.resources.unified": {"memory.high": "9"}}"#).unwrap();
         assert_eq!(made["process"]["user"], json!({"uid": 5, "umask": 63}));
         assert_eq!(made["linux"], json!({"resources": {"unified": {"memory.high": "9"}}}));
         assert_eq!(made["annotations"], json!({"a": "b"}));
