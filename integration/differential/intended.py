@@ -257,6 +257,71 @@ SPEC: Final[tuple[Part, ...]] = (
         "The guest maps no ids, so files would get other owners.",
     ),
     Part(
+        "`mounts`: `uidMappings`, `gidMappings`",
+        "refused: `UNIMPLEMENTED`",
+        "The same, for one mount.",
+    ),
+    Part(
+        "`hooks`",
+        "refused: `UNIMPLEMENTED`",
+        "They are programs of the host that expect the container's processes and namespaces there.",
+    ),
+    Part(
+        "`process.scheduler`, `process.ioPriority`, `process.execCPUAffinity`, `linux.personality`, `linux.netDevices`",
+        "refused: `UNIMPLEMENTED`",
+        "The protocol of the guest's agent has no field for them.",
+    ),
+    Part(
+        "`linux.resources.cpu`: burst, idle",
+        "refused: `UNIMPLEMENTED`",
+        "The protocol of the guest's agent has no field for them.",
+    ),
+    Part(
+        "`linux.resources.memory`: kernel, kernelTCP, swappiness, disableOOMKiller; `linux.resources.cpu`: realtimeRuntime, "
+        "realtimePeriod",
+        "refused by the default guest",
+        "Its control groups are of version 2, which has no such limits.",
+    ),
+    Part(
+        "`linux.resources.unified`, `linux.seccomp.defaultErrnoRet`, `process.user.umask` of a container",
+        "honoured by the default guest, unknown to Kata's agent",
+        "Kata's protocol has no field for them; they go in an annotation.",
+    ),
+    Part(
+        "`process.user.umask` of an exec other than 022; `linux.resources.unified` in an Update that changes it",
+        "refused: `UNIMPLEMENTED`",
+        "Neither request has annotations.",
+    ),
+    Part(
+        "`linux.resources.devices` in an Update",
+        "left as they were at Create",
+        "runc does the same; clients repeat the whole of a container's resources.",
+    ),
+    Part(
+        "`linux.resources.memory`: useHierarchy, checkBeforeUpdate",
+        "left out",
+        "Version 2 of the control groups is always hierarchical, and makes a group reclaim what is over a new limit.",
+    ),
+    Part(
+        "`linux.seccomp`",
+        "left out while `disable_guest_seccomp` is true, Kata's default",
+        "The VM is the boundary.",
+    ),
+    Part(
+        "`linux.seccomp`: listenerPath, listenerMetadata",
+        "left out",
+        "A file descriptor cannot be handed to a process of the host.",
+    ),
+    Part(
+        "`linux.devices`",
+        "made with the number that is asked for",
+        "What is behind it is the guest's device of that number; for those of `/dev/null` and its like it is the same.",
+    ),
+    Part(
+        "the process and mounts of a pod's `/pause`", "left out", "It is a child of the agent, with no program to run."
+    ),
+    Part("`process.commandLine`, `windows`, `solaris`, `vm`, `zos`", "left out", "They are for other systems."),
+    Part(
         "`process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`",
         "left out",
         "They name policies of the host's kernel.",
@@ -268,6 +333,16 @@ SPEC: Final[tuple[Part, ...]] = (
     ),
     Part("`linux.namespaces`: pid with a path", "the pod's shared one", "The path names a namespace of the host."),
     Part(
+        "`linux.namespaces`: ipc, uts",
+        "the pod's, with or without a path",
+        "Containers of a pod share them; the path names a namespace of the host.",
+    ),
+    Part(
+        "`linux.namespaces`: mount, pid, cgroup",
+        "the container's own even where none is listed",
+        "Without one it would be the agent's.",
+    ),
+    Part(
         "`linux.resources.cpu`: cpus, mems", "left out", "They are numbers of the host's processors and memory nodes."
     ),
     Part("`linux.resources`: network, rdma", "left out", "They are priorities of the host's interfaces and devices."),
@@ -276,7 +351,11 @@ SPEC: Final[tuple[Part, ...]] = (
         "left out",
         "They are registers of the host's processor and clocks of the host.",
     ),
-    Part("`linux.cgroupsPath` in systemd's form", "becomes a path", "There is no systemd in the guest."),
+    Part(
+        "`linux.cgroupsPath`",
+        "the guest's own",
+        "A path of the host may climb, and nothing in the guest depends on it.",
+    ),
     Part(
         "`mounts`: binds of devices and sockets below `/dev`",
         "the guest's own",

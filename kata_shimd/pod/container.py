@@ -44,6 +44,8 @@ class Container:
         self.init.pid = pid
         self.execs: dict[str, Process] = {}
         self._exec_specs: dict[str, Mapping[str, Any]] = {}
+        #: Of the spec's resources, what its control group has by the file's name.
+        self.unified: Mapping[str, Any] = {}
         #: The last counters of the guest's; Stats answers them after the end.
         self.last_stats: Any = None
 

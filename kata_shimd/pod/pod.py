@@ -185,6 +185,7 @@ class Pod:
         guest = oci.for_guest(spec, request.container_id, plan, seccomp=self._guest_seccomp)
         vm, agent = await self.booted()
         container = self._container(request, vm, agent)
+        container.unified = oci.unified((spec.get("linux") or {}).get("resources") or {})
         try:
             await container.init.open_streams(self._south.streams)
             await self._share(request.container_id, plan)
@@ -319,10 +320,12 @@ class Pod:
 
         :raises FailedPrecondition: it has ended
         """
-        if self.container(container_id).init.life.ended:
+        container = self.container(container_id)
+        if container.init.life.ended:
             raise FailedPrecondition("update", container_id, "it is stopped")
         _, agent = await self.booted()
-        await agent.update_container(container_id, oci.resources_for_guest(resources))
+        changes = oci.changes(resources, container.unified)
+        await agent.update_container(container_id, oci.resources_for_guest(changes))
 
     async def stats(self, container_id: str) -> Any:
         """The guest's counters; for a container that has ended, the last that were taken (`containerd.md` §2.5)."""
