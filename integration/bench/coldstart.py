@@ -21,7 +21,7 @@ from integration.image.machine import Boot, Machine
 MEMORY_MIB: Final = 2048
 HELLO: Final = b"KATA-SHIMD-HELO\n"
 ACK: Final = "KATA-SHIMD-ACK0\n"
-AIMS: Final = {"ready ÷ (b)": 1.3, "first byte ÷ ready": 1.4}
+AIMS: Final = {"ready ÷ (b)": "≤ 1.3", "first byte ÷ ready": "≤ 1.4", "MiB the guest uses": "≤ 57 (60 MB)"}
 
 
 def agent_ready(guest: Path) -> float:
@@ -71,12 +71,12 @@ def ratios(pods: Sequence[Timeline], guests: Sequence[float], trivial: Sequence[
         "ready ÷ (b)": [pod.ready / bare for pod, bare in zip(pods, trivial, strict=True)],
         "ready ÷ (a)": [pod.ready / bare for pod, bare in zip(pods, guests, strict=True)],
         "first byte ÷ ready": [pod.first_byte / pod.ready for pod in pods],
+        "MiB the guest uses": [pod.used_mib for pod in pods],
     }
-    rows = ["| ratio | median | aim |", "| --- | --- | --- |"]
-    for name, values in measured.items():
-        aim = f"≤ {AIMS[name]}" if name in AIMS else ""
-        rows.append(f"| {name} | {statistics.median(values):.2f} | {aim} |")
-    return rows
+    rows = ["| what | median | aim |", "| --- | --- | --- |"]
+    return rows + [
+        f"| {name} | {statistics.median(values):.2f} | {AIMS.get(name, '')} |" for name, values in measured.items()
+    ]
 
 
 def main() -> None:
