@@ -78,6 +78,8 @@ class Containerd:
         if self._child is not None:
             process.finish(self._child, within=20.0)
             self._child = None
+            # It takes away the one of these that clients use, and forgets the other.
+            self.address.with_name(f"{self.address.name}.ttrpc").unlink(missing_ok=True)
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""

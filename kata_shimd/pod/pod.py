@@ -67,7 +67,8 @@ class Pod:
         self.vm_exit: VmExit | None = None
         self.stopping = asyncio.Event()
         self._vm_ended = asyncio.Event()
-        self._created_once = asyncio.Event()
+        self._created_once = False
+        self._expiry: asyncio.TimerHandle | None = None
         self._main = ""
         self._ending = False
         self._stop: asyncio.Task[None] | None = None
@@ -77,7 +78,7 @@ class Pod:
     def begin(self) -> None:
         """Begin the boot, and with it everything that watches the VM."""
         self._boot = self._group.create_task(self._live(), name="vm")
-        self._group.create_task(self._expire(), name="no create")
+        self._expire_after(self._budgets.create_wait)
 
     async def _live(self) -> None:
         try:
@@ -104,14 +105,15 @@ class Pod:
             container.lose(Exit(LOST, end.at_ns))
         self._vm_ended.set()
 
-    async def _expire(self) -> None:
+    def _expire_after(self, seconds: float) -> None:
         """A pod nobody creates anything in removes itself."""
-        wait = self._created_once.wait()
-        try:
-            async with asyncio.timeout(self._budgets.create_wait):
-                await wait
-        except TimeoutError:
-            self._note("expired", seconds=self._budgets.create_wait)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(seconds, self._expire, seconds)
+
+    def _expire(self, seconds: float) -> None:
+        if not self._created_once:
+            self._note("expired", seconds=seconds)
             self.stop()
 
     async def booted(self) -> tuple[Vm, Agent]:
@@ -145,7 +147,7 @@ class Pod:
         :returns: QEMU's pid
         :raises AlreadyExists, InvalidArgument, VmFailed, HostFailed, AgentRefused: with step, object, cause
         """
-        self._created_once.set()
+        self._created_once = True
         self._check_new(request.container_id)
         self._creating.add(request.container_id)
         try:
@@ -341,14 +343,18 @@ class Pod:
     async def abandon(self, container_id: str) -> None:
         """containerd has given the container up: end and remove it, and the pod with its last one.
 
-        One that is still being created is undone when it is: nobody would ever learn of it (`users.md` §1, 5).
+        One that is still being created is undone when it is: nobody would ever learn of it (`users.md` §1, 5). One that never
+        was, because its Create failed or did not come, ends a pod that has nothing else.
         """
         if container_id in self._creating:
             self._note("abandoned", container=container_id)
             self._unwanted.add(container_id)
             return
         if container_id not in self.containers:
-            self.shutdown()
+            if self._created_once:
+                self.shutdown()
+            else:  # not at once: a `delete` for an earlier pod of this name may come late
+                self._expire_after(self._budgets.abandoned_wait)
             return
         self._note("abandoned", container=container_id)
         container = self.containers[container_id]

@@ -36,6 +36,8 @@ class Budgets:
     last_stats: float = 1.0
     stop: float = 3.0
     create_wait: float = 60.0
+    #: As `create_wait`, once `delete` was run; a Create that is on its way all the same needs no guest to arrive.
+    abandoned_wait: float = 5.0
     health_interval: float = 5.0
     follows: float = 1.0
 

@@ -19,7 +19,7 @@ from kata_shimd.pod import events, testing
 from kata_shimd.pod.conftest import BUDGETS
 from kata_shimd.pod.lifecycle import State
 from kata_shimd.pod.process import Budgets
-from kata_shimd.pod.values import Exit, Stdio
+from kata_shimd.pod.values import CreateSpec, Exit, Stdio
 
 
 async def test_life_of_one_container_tells_its_events_in_order(world):
@@ -372,18 +372,35 @@ async def test_abandoned_container_is_ended_and_removed(world):
         assert w.pod.stopping.is_set()
 
 
-async def test_a_pod_in_which_nothing_was_made_ends_with_what_was_to_make_it(world):
-    """containerd could not send its Create, and has run `delete`: no Create will come."""
+async def test_abandoned_before_its_create_the_pod_waits_only_a_moment(world):
+    async with world(Budgets(abandoned_wait=0.01)) as w:
+        await w.pod.abandon("c1")
+        assert not w.pod.stopping.is_set()
+        await asyncio.wait_for(w.pod.stopping.wait(), 5)
+
+
+async def test_a_create_that_comes_after_all_is_none_the_worse(world):
+    """containerd's `delete` of an earlier pod of this name may come late."""
+    async with world(Budgets(abandoned_wait=0.05)) as w:
+        await w.pod.abandon("c1")
+        await w.running()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(w.pod.stopping.wait(), 0.2)
+
+
+async def test_abandoned_after_its_create_failed_the_pod_ends(world):
     async with world() as w:
+        with pytest.raises(InvalidArgument):
+            await w.pod.create(CreateSpec("c1", w.tmp / "no-bundle", (), Stdio()))
         await w.pod.abandon("c1")
         assert w.pod.stopping.is_set()
 
 
-async def test_abandoning_a_container_that_is_not_there_leaves_the_others(world):
+async def test_a_container_that_never_was_does_not_end_others(world):
     async with world() as w:
         await w.running()
         await w.pod.abandon("c2")
-        assert "c1" in w.pod.containers and not w.pod.stopping.is_set()
+        assert not w.pod.stopping.is_set()
 
 
 async def test_failed_undo_keeps_the_container_for_another_delete(world):
