@@ -286,17 +286,24 @@ SPEC: Final[tuple[Part, ...]] = (
 )
 
 
+RULES: Final[tuple[Answer | Life, ...]] = (*ANSWERS, *LIVES)
+
+
+def _situation(facts: Facts) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
 @dataclass(slots=True)
 class Judgement:
-    """What no rule covers, and the names of the rules that covered the rest."""
+    """What no rule covers, and the rules that covered the rest, each with the situation in which it held."""
 
     left: list[Difference]
-    used: set[str]
+    used: set[tuple[str, str]]
 
 
 def judge(sequence: Sequence, runc: Record, ours: Record) -> Judgement:
     """Compare two records."""
-    used: set[str] = set()
+    used: set[tuple[str, str]] = set()
     parted = dict(_partings(sequence, runc, used))
     left = []
     for difference in compare(sequence, runc, ours):
@@ -306,16 +313,16 @@ def judge(sequence: Sequence, runc: Record, ours: Record) -> Judgement:
         if rule is None:
             left.append(difference)
         else:
-            used.add(rule.name)
+            used.add((rule.name, f"{_situation(difference.facts)}: {difference.runc} → {difference.ours}"))
     return Judgement(left, used)
 
 
-def _partings(sequence: Sequence, runc: Record, used: set[str]) -> Iterator[tuple[str, int]]:
+def _partings(sequence: Sequence, runc: Record, used: set[tuple[str, str]]) -> Iterator[tuple[str, int]]:
     """The step from which a container is not compared any more."""
     seen: set[str] = set()
     for number, container, facts in situations(sequence, runc):
         rule = next((rule for rule in LIVES if rule.begins(facts)), None)
         if rule is not None and container not in seen:
             seen.add(container)
-            used.add(rule.name)
+            used.add((rule.name, _situation(facts)))
             yield container, number
