@@ -121,6 +121,15 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         reason="Ids become file names on the host and in the guest; runc's shim relies on containerd having checked them.",
     ),
     Answer(
+        name="malformed-exec-id-in-vain",
+        rpcs=("Exec",),
+        when={"id": ("malformed",), "container": ("paused", "stopped")},
+        runc=UNKNOWN,
+        ours=INVALID,
+        situation="an id that is no identifier, in a container that takes no exec",
+        reason="The id is looked at first.",
+    ),
+    Answer(
         name="no-such-signal",
         rpcs=("Kill",),
         when={"signal": ("65", "4294967295")},
@@ -180,6 +189,17 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         reason="The reply has a field for the exec's id; runc's shim leaves it empty.",
     ),
     Answer(
+        name="shim-survives",
+        rpcs=("(end)",),
+        when={},
+        aspect="shim",
+        words=("the shim dies, and its containers with it", "the shim stays"),
+        runc=("gone",),
+        ours=("there",),
+        situation="a sequence is over in which a request lacked its payload",
+        reason="runc's shim follows a pointer that is nil.",
+    ),
+    Answer(
         name="state-names-exec",
         rpcs=("State",),
         when={"process": ("exec",)},
@@ -221,6 +241,24 @@ LIVES: Final[tuple[Life, ...]] = (
         reason="The guest agent runs execs in running containers only.",
     ),
     Life(
+        name="no-payload",
+        rpcs=("Exec", "Update"),
+        when={"flaw": ("no-spec", "no-resources"), "container": ("created", "running")},
+        runc="the shim dies",
+        ours="INVALID_ARGUMENT",
+        situation="an exec without a process, an update without resources",
+        reason="A request that lacks what it is about harms nobody else.",
+    ),
+    Life(
+        name="create-from-checkpoint",
+        rpcs=("Create",),
+        when={"flaw": ("checkpoint",), "state": ("absent",)},
+        runc="the restore is begun, and fails at Start",
+        ours="FAILED_PRECONDITION",
+        situation="with a checkpoint to restore",
+        reason="A container in a VM cannot be restored; `UNIMPLEMENTED` would make containerd 2.x ask again as v2.",
+    ),
+    Life(
         name="malformed-exec-id",
         rpcs=("Exec",),
         when={"id": ("malformed",), "container": ("created", "running")},
@@ -253,7 +291,7 @@ class Part:
 SPEC: Final[tuple[Part, ...]] = (
     Part(
         "`linux.uidMappings`, `linux.gidMappings`",
-        "refused: `UNIMPLEMENTED`",
+        "refused: `FAILED_PRECONDITION`",
         "The guest maps no ids, so files would get other owners.",
     ),
     Part(
