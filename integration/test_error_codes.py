@@ -84,7 +84,6 @@ RUNNING: Final = (
     Row("Delete", WRONG_STATE),
     Row("Resume", WRONG_STATE),
     *UNKNOWN_EXEC,
-    Row("Exec", USED, {"exec_id": SELF, "spec": SLEEP}),
     Row("Exec", INVALID, {"exec_id": "../e", "spec": SLEEP}),
     Row("Exec", INVALID, {"exec_id": "e", "spec": None}),
     Row("Exec", OK, NEW),

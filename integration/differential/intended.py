@@ -148,6 +148,15 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         reason="The caller's mistake.",
     ),
     Answer(
+        name="close-io-of-unknown-exec",
+        rpcs=("CloseIO",),
+        when={"process": ("exec",), "state": ("absent",)},
+        runc=UNKNOWN,
+        ours=("NOT_FOUND",),
+        situation="an exec that is not there",
+        reason="The code that every other RPC answers for it.",
+    ),
+    Answer(
         name="checkpoint",
         rpcs=("Checkpoint",),
         when={},
@@ -230,6 +239,20 @@ LIVES: Final[tuple[Life, ...]] = (
         ours="the guest's runtime decides: SIGTERM ends it with 137, others wait for the program",
         situation="a signal other than SIGKILL to a container that has not been started",
         reason="What runs before Start belongs to the runtime; runc's exit status is an accident of the language it is written in.",
+    ),
+    Life(
+        name="kill-in-pause",
+        rpcs=("Kill",),
+        when={
+            "process": ("exec",),
+            "state": ("paused",),
+            "container": ("paused",),
+            "signal": ("1", "9", "10", "15"),
+        },
+        runc="on a host with cgroups v1 it ends once the container is resumed",
+        ours="it may end at once",
+        situation="a fatal signal to an exec in a paused container",
+        reason="The guest has cgroups v2, whose freezer lets fatal signals through; so it is with runc on a host that has them.",
     ),
     Life(
         name="exec-before-start",
