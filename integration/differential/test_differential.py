@@ -1,4 +1,4 @@
-"""The short form: every kept sequence and a few fresh ones on both shims. And, without a machine: the page, the generator, the rules.
+"""The short form: every kept sequence and a few fresh ones on both shims. And, without a machine: page, generator, rules.
 
 ``KATA_SHIMD_DIFFERENTIAL_SEED`` repeats the fresh ones of an earlier run; every failure names its seed.
 """
