@@ -347,6 +347,16 @@ SPEC: Final[tuple[Part, ...]] = (
     ),
     Part("`linux.namespaces`: pid with a path", "the pod's shared one", "The path names a namespace of the host."),
     Part(
+        "`linux.namespaces`: ipc, uts, mount with a path",
+        "the pod's ipc and uts, a mount namespace of its own",
+        "The path names a namespace of the host, whether it is there or not.",
+    ),
+    Part(
+        "`linux.seccomp`",
+        "left out unless `disable_guest_seccomp = false`",
+        "Kata's default: the machine is the border, and a filter costs in every system call.",
+    ),
+    Part(
         "`linux.resources.cpu`: cpus, mems", "left out", "They are numbers of the host's processors and memory nodes."
     ),
     Part("`linux.resources`: network, rdma", "left out", "They are priorities of the host's interfaces and devices."),
