@@ -33,6 +33,8 @@ def attached(ctr: Ctr, container_id: str) -> Iterator["Client"]:
     try:
         yield client
     finally:
+        # It would hand a polite signal on to the container.
+        client.child.kill()
         process.finish(client.child)
 
 
@@ -60,7 +62,6 @@ def test_one_client_after_another(ctr: Ctr, waiting: str) -> None:
     """The first is killed, which ends nothing: stdin has no end before CloseIO."""
     with attached(ctr, waiting) as first:
         assert first.ask("one") == "got one"
-        first.child.kill()
     with attached(ctr, waiting) as second:
         assert second.ask("two") == "got two"
     assert ctr.tasks()[waiting][1] == "RUNNING"
@@ -69,7 +70,6 @@ def test_one_client_after_another(ctr: Ctr, waiting: str) -> None:
 def test_after_containerd_was_killed(ctr: Ctr, containerd: Containerd, waiting: str) -> None:
     with attached(ctr, waiting) as client:
         assert client.ask("one") == "got one"
-        client.child.kill()
     containerd.kill()
     containerd.start()
     assert ctr.tasks()[waiting][1] == "RUNNING"
@@ -82,8 +82,10 @@ def test_after_containerd_was_killed(ctr: Ctr, containerd: Containerd, waiting: 
 def test_a_terminal(ctr: Ctr, name: str) -> None:
     """It has the size of the window of whoever attaches."""
     shell = "while read line; do stty size; [ $line != end ] || exit 6; done"
-    ctr(*ctr.run_words(name, "sh", "-c", shell, options=["--detach", "--tty"])).ok()
+    begin = ctr.argv(*ctr.run_words(name, "sh", "-c", shell, options=["--detach", "--tty"]))
     try:
+        with Terminal(ctr.containerd.host, begin) as terminal:
+            assert terminal.wait(within=PATIENCE) == 0
         words = ctr.argv("task", "attach", name)
         with Terminal(ctr.containerd.host, words, rows=31, cols=91) as terminal:
             terminal.resize(32, 92)
