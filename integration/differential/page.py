@@ -43,15 +43,23 @@ A container in a VM has no part in the host's kernel. Everything else in a spec 
 | part | what becomes of it | reason |
 |---|---|---|
 """
+OPEN: Final = """
+## Not explained yet
+
+Seed 7051 has shown, twice in three replays, what no rule covers: an id that is created again, in the same pod, after a Create of it
+that failed (its program was not there). Once that Create failed in the guest (`/dev/null` was not in the new container), once
+SIGKILL was not followed by the exit within 16 s. The paths of both containers in the shared directory are the same, which a guest
+may have in its cache.
+"""
 LAST: Final = """
-## The last long run
+## The last run on record
 
 `python -m integration.differential --cases --sequences N --seed S --record`; the short form is a test,
 `integration/differential/test_differential.py`: the kept sequences (`integration/differential/cases`) and a few fresh ones, whose
 seed it prints.
 
-{date}: {sequences} sequences from {first} in {minutes} min, **{unexplained} with a difference that no rule explains**. {calls_made}
-calls of {rpcs} RPCs, {names}; {all_steps} steps, of which {at_once} issued several calls at once and {exits} saw a process end.
+{date}: {sequences} sequences in {minutes} min, {kept} kept ones and the others from {first} on, **{unexplained} with a difference that
+no rule explains**. {calls_made} calls of {rpcs} RPCs, {names}; {all_steps} steps, of which {at_once} issued several calls at once and {exits} saw a process end.
 {programs}.
 
 | rule | sequences that needed it |
@@ -64,7 +72,7 @@ def page() -> str:
     answers = _table(_answer(rule) for rule in ANSWERS)
     lives = _table(_life(rule) for rule in LIVES)
     parts = _table((row.part, row.fate, row.reason) for row in SPEC)
-    return HEAD + ANSWERED + answers + LIVED + lives + READ + parts + _last_run(json.loads(LAST_RUN.read_text()))
+    return HEAD + ANSWERED + answers + LIVED + lives + READ + parts + OPEN + _last_run(json.loads(LAST_RUN.read_text()))
 
 
 def _last_run(run: Mapping[str, Any]) -> str:

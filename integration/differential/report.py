@@ -1,6 +1,6 @@
 """What a run found: differences, each kind once; which rules held where, and which never; what the sequences consisted of.
 
-A run on record (`LAST_RUN`) is what `page` shows as the last long one.
+A run on record (`LAST_RUN`) is what `page` shows as the last one.
 """
 
 import json
@@ -33,6 +33,8 @@ class Report:
 
     kind: Kind
     done: int = 0
+    #: Of those, how many were kept sequences and not fresh ones.
+    kept: int = 0
     differing: int = 0
     kinds: Counter[tuple[str, ...]] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
@@ -44,6 +46,7 @@ class Report:
     def add(self, sequence: Sequence, verdict: Verdict) -> bool:
         """Count one; whether its first difference is of a kind that was not there before."""
         self.done += 1
+        self.kept += not sequence.name.startswith("seed ")
         self._count(sequence)
         self.rules.update({name for name, _ in verdict.used})
         self.situations.update(verdict.used)
@@ -84,6 +87,7 @@ class Report:
         return {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "sequences": self.done,
+            "kept": self.kept,
             "unexplained": self.differing,
             "first": first,
             "minutes": round(seconds / 60),
