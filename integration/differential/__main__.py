@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-shrink", action="store_true", help="do not look for the shortest sequence")
     parser.add_argument("--keep", type=Path, help="write the sequences that differ into this directory")
     parser.add_argument("--situations", action="store_true", help="print every situation in which a rule held")
-    parser.add_argument("--record", action="store_true", help="put the result on record as the last long run")
+    parser.add_argument("--record", action="store_true", help="put the result on record, for docs/differences.md")
     return parser.parse_args()
 
 

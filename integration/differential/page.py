@@ -58,8 +58,9 @@ LAST: Final = """
 `integration/differential/test_differential.py`: the kept sequences (`integration/differential/cases`) and a few fresh ones, whose
 seed it prints.
 
-{date}: {sequences} sequences in {minutes} min, {kept} kept ones and the others from {first} on, **{unexplained} with a difference that
-no rule explains**. {calls_made} calls of {rpcs} RPCs, {names}; {all_steps} steps, of which {at_once} issued several calls at once and {exits} saw a process end.
+{date}: {sequences} sequences in {minutes} min, {kept} kept ones and the others from {first} on,
+**{unexplained} with a difference that no rule explains**. {calls_made} calls of {rpcs} RPCs, {names};
+{all_steps} steps, of which {at_once} issued several calls at once and {exits} saw a process end.
 {programs}.
 
 | rule | sequences that needed it |
@@ -76,7 +77,7 @@ def page() -> str:
 
 
 def _last_run(run: Mapping[str, Any]) -> str:
-    """What the last long run was made of, and how often each rule was needed in it."""
+    """What the last run was made of, and how often each rule was needed in it."""
     steps = run["steps"]
     ran = LAST.format(
         **run,
