@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import process
+from integration.harness import image, process
 from integration.harness import shim as raw
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import PATIENCE, Ctr
@@ -67,16 +67,30 @@ def test_one_client_after_another(ctr: Ctr, waiting: str) -> None:
     assert ctr.tasks()[waiting][1] == "RUNNING"
 
 
-def test_after_containerd_was_killed(ctr: Ctr, containerd: Containerd, waiting: str) -> None:
-    with attached(ctr, waiting) as client:
-        assert client.ask("one") == "got one"
-    containerd.kill()
-    containerd.start()
-    assert ctr.tasks()[waiting][1] == "RUNNING"
-    with attached(ctr, waiting) as client:
-        assert client.ask("two") == "got two"
-        assert client.ask("end") == "got end"
-        assert client.child.wait(PATIENCE) == 4
+@pytest.fixture
+def own(ctr: Ctr, tmp_path: Path) -> Iterator[Ctr]:
+    """A client of a containerd that this test may kill: the session's would be missed."""
+    with Containerd(ctr.containerd.host) as containerd:
+        made = Ctr(containerd, ctr.namespace, ctr.runtime, image.NAME, ctr.config)
+        image.write_image(archive := tmp_path / "image.tar")
+        made("image", "import", archive).ok()
+        yield made
+
+
+def test_after_containerd_was_killed(own: Ctr, name: str) -> None:
+    own(*own.run_words(name, "sh", "-c", ANSWERS, options=["--detach"])).ok()
+    try:
+        with attached(own, name) as client:
+            assert client.ask("one") == "got one"
+        own.containerd.kill()
+        own.containerd.start()
+        assert own.tasks()[name][1] == "RUNNING"
+        with attached(own, name) as client:
+            assert client.ask("two") == "got two"
+            assert client.ask("end") == "got end"
+            assert client.child.wait(PATIENCE) == 4
+    finally:
+        own.remove(name)
 
 
 def test_a_terminal(ctr: Ctr, name: str) -> None:
