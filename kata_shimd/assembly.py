@@ -115,10 +115,11 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     parts.journal.write("accelerator", choice=str(choice.accelerator), why=choice.why)
     timeouts = parts.loaded.config.deadlines(Accelerator(choice.accelerator.value))
     publisher = EventPublisher(parts.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)
+    loggers = _loggers(arguments, parts, timeouts)
     south = South(
         vmm=Booter(arguments, parts, choice, timeouts),
         host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared"),
-        streams=HostStreams(_loggers(arguments, parts, timeouts).start),
+        streams=HostStreams(loggers.start, loggers.settle),
         publisher=RecordingPublisher(publisher, parts.journal.write),
     )
     pod = Pod(

@@ -244,6 +244,7 @@ class Pod:
             container.init.life.check(Do.DELETE)
             container.end_unstarted()
             await container.finish()
+            await self._south.streams.settle(container_id)
             if self.vm_exit is None and not self._is_last(container):
                 await container.remove_from_guest()
             await self._south.host.undo_container(container_id)
@@ -276,7 +277,7 @@ class Pod:
         process = container.process(exec_id)
         said = "the agent sent SIGKILL, and the process lives on"
         try:
-            await container.kill(process, number, everyone=everyone or not exec_id)
+            await container.kill(process, number, everyone=everyone)
         except ShimError as error:
             if number != SIGKILL or process.life.ended or (exec_id and not is_gone(error)):
                 raise

@@ -191,6 +191,31 @@ async def test_kill_goes_to_the_guest_and_after_the_end_is_not_found(world):
             await w.pod.kill("c1", "", 9, everyone=True)
 
 
+async def test_kill_of_everyone_reaches_every_exec_with_any_signal(world):
+    """The agent's own rule sends all but SIGKILL to init alone (`kata.md` §2.4); runc's shim sends it to all."""
+    async with world() as w:
+        await w.running()
+        for exec_id in ("e1", "e2", "e3"):
+            await w.exec(exec_id)
+        await w.pod.start("c1", "e1")
+        await w.pod.start("c1", "e2")
+        w.guest.process("c1", "e2").end(0)
+        await w.pod.kill("c1", "", 10, everyone=True)
+        sent = [call[1:] for call in w.guest.calls if call[0] == "signal_process"]
+        assert ("c1", "", "10") in sent and ("c1", "e1", "10") in sent
+        assert "e3" not in {exec_id for _, exec_id, _ in sent}, "it has not been started"
+
+
+async def test_everyone_of_an_exec_is_the_exec(world):
+    async with world() as w:
+        await w.running()
+        await w.exec()
+        await w.pod.start("c1", "e1")
+        await w.pod.kill("c1", "e1", 9, everyone=True)
+        assert (await w.pod.container("c1").process("e1").wait()).status == 137
+        assert not w.guest.process("c1").status.done()
+
+
 async def test_kill_of_a_created_container_ends_it(world):
     async with world() as w:
         await w.create()
@@ -401,6 +426,19 @@ async def test_a_container_that_never_was_does_not_end_others(world):
         await w.running()
         await w.pod.abandon("c2")
         assert not w.pod.stopping.is_set()
+
+
+async def test_what_reads_the_output_may_end_before_it_is_undone(world):
+    """A logger ends at the end of its input, so that is given first; to be undone is to be killed."""
+    async with world() as w:
+        await w.running(stdio=Stdio(stdout="out", stderr="err"))
+        w.guest.process("c1").end(0)
+        await w.pod.container("c1").init.wait()
+        w.files.fail["undo"] = HostFailed("undo", "mount", "busy")
+        with pytest.raises(HostFailed):
+            await w.pod.delete("c1")
+        assert w.streams.settled == [("c1", [True, True])]
+        del w.files.fail["undo"]
 
 
 async def test_failed_undo_keeps_the_container_for_another_delete(world):

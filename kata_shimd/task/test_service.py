@@ -104,9 +104,19 @@ async def test_connect_answers_for_an_unknown_container(shim):
 
 async def test_checkpoint_is_unimplemented(shim):
     async with shim() as s:
-        assert await s.code(task_v2.CREATE, id="c1", checkpoint="/x") is Code.UNIMPLEMENTED
         await s.create()
         assert await s.code(task_v2.CHECKPOINT, id="c1") is Code.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("service", [task_v2, task_v3], ids=["v2", "v3"])
+async def test_create_never_answers_unimplemented(shim, service):
+    """containerd 2.x takes that for a shim without v3, and sends the Create a second time as v2."""
+    mapped = {"process": PROCESS, "root": {"path": "rootfs"}, "linux": {"uidMappings": [{"size": 1}]}}
+    async with shim() as s:
+        assert await s.code(service.CREATE, id="c1", checkpoint="/x") is Code.FAILED_PRECONDITION
+        (s.tmp / "rootfs").mkdir()
+        (s.tmp / "config.json").write_text(json.dumps(mapped))
+        assert await s.code(service.CREATE, id="c1", bundle=str(s.tmp)) is Code.FAILED_PRECONDITION
 
 
 async def test_pids_is_never_empty_for_a_live_or_stopped_task(shim):
