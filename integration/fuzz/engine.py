@@ -6,15 +6,21 @@ reported: a target that only ever refuses, or only ever takes, tests little.
 """
 
 import argparse
+import json
 import random
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+#: Every target, in the order of what reads the input: the wire, the guest, the client, the host.
+TARGETS: Final = (
+    "ttrpc_frames", "messages", "agent_replies", "handshake", "console_bytes", "qmp_lines", "oci_specs", "bootstrap",
+    "config_toml", "launcher_stdin", "ledger_lines", "journal_lines", "undo_ledgers",
+)  # fmt: skip
 _CORPUS: Final = Path(__file__).parent / "corpus"
 #: How much of a finding's input is shown.
 _SHOWN: Final = 4000
@@ -67,9 +73,14 @@ def main(target: Target) -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--json", action="store_true", help="the outcome as one line of JSON")
     arguments = parser.parse_args()
     done = run(target, seed=arguments.seed, count=arguments.count, seconds=arguments.seconds)
-    sys.stdout.write(
+    sys.stdout.write(f"{json.dumps(asdict(done))}\n" if arguments.json else f"{_sentence(target, arguments.seed, done)}\n")
+
+
+def _sentence(target: Target, seed: int, done: Outcome) -> str:
+    return (
         f"{target.name}: {done.taken + done.refused} inputs ({done.taken} taken, {done.refused} refused), "
-        f"seed {arguments.seed}, {done.seconds:.0f} s: nothing found\n"
+        f"seed {seed}, {done.seconds:.0f} s: nothing found"
     )
