@@ -6,7 +6,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from integration.harness import image, leaks, process
+from integration.harness import image, leaks, pods, process
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
@@ -24,7 +24,7 @@ def main() -> int:
     with Host([prefix / "bin"]) as host, Containerd(host) as containerd:
         archive = host.root / "image.tar"
         image.write_image(archive)
-        ctr = Ctr(containerd, f"t{secrets.token_hex(4)}", image=image.NAME)
+        ctr = Ctr(containerd, f"t{secrets.token_hex(4)}", image=image.NAME, config=pods.guest_config(host.root))
         ctr("image", "import", archive).ok()
         scene = leaks.Scene(host, ctr.namespace, containerd)
         try:
