@@ -6,6 +6,7 @@ take the place of the last ones and docs/fuzzing.md is written. Exit code 1 when
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -50,9 +51,13 @@ def _run(name: str, arguments: argparse.Namespace) -> Result:
 
 
 def _finding(said: str) -> str:
-    """The exception and the numbers that repeat it, from a traceback."""
+    """The exception and the numbers that repeat it, from a traceback whose last line is the engine's note."""
     lines = [line for line in said.splitlines() if line and not line.startswith(" ")]
-    return " ".join(lines[-2:])[:200] or "it died without a word"
+    if len(lines) < 2:
+        return "it died without a word"
+    numbers = re.search(r"seed \d+, input \d+", lines[-1])
+    words = lines[-2] if numbers else lines[-1]
+    return f"{words[:100]} ({numbers[0]})".replace("|", "/") if numbers else words[:100].replace("|", "/")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ refuse an input, and anything else is a finding, as is a broken property of what
 A target that starts a process for each input is slow; it stops when its time is up, and the table says how far it came.
 That each target can fail is a test of its own: a bug is planted in what it feeds, and has to be found.
 
+Found by a long run, now a test: a `root.path` that even root may not look at ended Create with an error of Python's own
+(`oci_specs`, seed 1, input 871201).
+
 | Target | What is fed |
 |---|---|
 """
