@@ -64,31 +64,30 @@ def test_a_drop_in_lies_over_the_file_and_an_annotation_over_both(ctr: Ctr, name
     assert {"ks.drop=in", "ks.pod=says"} <= set(cmdline.split()), "both"
 
 
-@pytest.mark.parametrize(
-    ("text", "notes", "said"),
-    [
-        pytest.param("", {"default_memory": "512"}, ("default_memory", "is not enabled", "enable_annotations"), id="not-enabled"),
-        pytest.param(
-            '[hypervisor.qemu]\nenable_annotations = ["memory", "default"]\n',
-            {"default_memory": "512"},
-            ("default_memory", "is not enabled"),
-            id="a-pattern-must-match-the-whole-name",
-        ),
-        pytest.param(
-            '[hypervisor.qemu]\nenable_annotations = ["path"]\n',
-            {"path": "/bin/sh"},
-            ("/bin/sh", "is not allowed by valid_hypervisor_paths"),
-            id="a-program-that-is-not-allowed",
-        ),
-        pytest.param(
-            "[hypervisor.qemu]\nenable_hugepages = true\n", {}, ("enable_hugepages", "not supported here"), id="not-supported"
-        ),
-        pytest.param(
-            "[hypervisor.qemu]\ndefault_vcpu = 2\n[shimd]\nstrict = true\n", {}, ("default_vcpu", "did you mean default_vcpus"), id="strict"
-        ),
-        pytest.param("[hypervisor.qemu\n", {}, ("is not valid TOML",), id="no-toml"),
-    ],
-)  # fmt: skip
+#: Name → configuration, annotations of the hypervisor, words of the refusal.
+REFUSED: Final = {
+    "not-enabled": ("", {"default_memory": "512"}, ("default_memory", "is not enabled", "enable_annotations")),
+    "a-pattern-must-match-the-whole-name": (
+        '[hypervisor.qemu]\nenable_annotations = ["memory", "default"]\n',
+        {"default_memory": "512"},
+        ("default_memory", "is not enabled"),
+    ),
+    "a-program-that-is-not-allowed": (
+        '[hypervisor.qemu]\nenable_annotations = ["path"]\n',
+        {"path": "/bin/sh"},
+        ("/bin/sh", "is not allowed by valid_hypervisor_paths"),
+    ),
+    "not-supported": ("[hypervisor.qemu]\nenable_hugepages = true\n", {}, ("enable_hugepages", "not supported here")),
+    "strict": (
+        "[hypervisor.qemu]\ndefault_vcpu = 2\n[shimd]\nstrict = true\n",
+        {},
+        ("default_vcpu", "did you mean default_vcpus"),
+    ),
+    "no-toml": ("[hypervisor.qemu\n", {}, ("is not valid TOML", "see `kata-shimd config check /")),
+}
+
+
+@pytest.mark.parametrize(("text", "notes", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_is_wrong_stops_the_pod_and_is_named(
     ctr: Ctr, name: str, write: Write, text: str, notes: dict[str, str], said: tuple[str, ...]
 ) -> None:

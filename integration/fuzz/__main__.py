@@ -41,7 +41,15 @@ def main() -> int:
 
 
 def _run(name: str, arguments: argparse.Namespace) -> Result:
-    words = ("--count", str(arguments.count), "--seconds", str(arguments.seconds), "--seed", str(arguments.seed), "--json")
+    words = (
+        "--count",
+        str(arguments.count),
+        "--seconds",
+        str(arguments.seconds),
+        "--seed",
+        str(arguments.seed),
+        "--json",
+    )
     argv = [sys.executable, "-m", f"integration.fuzz.{name}", *words]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0:

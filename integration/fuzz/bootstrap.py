@@ -19,7 +19,13 @@ from kata_shimd.api import bootstrap as pb
 from kata_shimd.api import runtime_options, wkt
 from kata_shimd.errors import InvalidArgument
 
-_TYPES: Final = ("runtimeoptions.v1.Options", "type.googleapis.com/runtimeoptions.v1.Options", "containerd.runc.v1.Options", "x", "")
+_TYPES: Final = (
+    "runtimeoptions.v1.Options",
+    "type.googleapis.com/runtimeoptions.v1.Options",
+    "containerd.runc.v1.Options",
+    "x",
+    "",
+)
 _PATHS: Final = ("", "/etc/x.toml", "relative", "/a\0b", "\0", "/" + "x" * 5000, "/é\u202e", "/a/../b")
 
 

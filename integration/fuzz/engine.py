@@ -76,7 +76,9 @@ def main(target: Target) -> None:
     parser.add_argument("--json", action="store_true", help="the outcome as one line of JSON")
     arguments = parser.parse_args()
     done = run(target, seed=arguments.seed, count=arguments.count, seconds=arguments.seconds)
-    sys.stdout.write(f"{json.dumps(asdict(done))}\n" if arguments.json else f"{_sentence(target, arguments.seed, done)}\n")
+    sys.stdout.write(
+        f"{json.dumps(asdict(done))}\n" if arguments.json else f"{_sentence(target, arguments.seed, done)}\n"
+    )
 
 
 def _sentence(target: Target, seed: int, done: Outcome) -> str:

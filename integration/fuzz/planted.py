@@ -110,7 +110,9 @@ def _shows_what_it_reads(_one_line: Any, _tmp: Path) -> Any:
 
 
 BUGS: Final[Mapping[str, Bug]] = {
-    "ttrpc_frames": Bug("kata_shimd.ttrpc.protocol.Connection.receive", _loses_the_last_event, "how the bytes were split"),
+    "ttrpc_frames": Bug(
+        "kata_shimd.ttrpc.protocol.Connection.receive", _loses_the_last_event, "how the bytes were split"
+    ),
     "messages": Bug("kata_shimd.wire.encode", _forgets_a_byte, "what was decoded"),
     "agent_replies": Bug("kata_shimd.agent.client.AgentClient.wait_process", _believes_the_guest, "is not in 0-255"),
     "handshake": Bug("kata_shimd.vm.dial._consume", _reads_on, "it read too much"),
@@ -127,7 +129,8 @@ BUGS: Final[Mapping[str, Bug]] = {
     "ledger_lines": Bug("kata_shimd.ledger.read", _counts_only_the_living, "a number would be given twice"),
     "journal_lines": Bug("kata_shimd.debug.timeline.one_line", _shows_what_it_reads, ""),
     "undo_ledgers": Bug(
-        "integration.fuzz.undo_ledgers.LAUNCHER", _program('rm -f "$2/out/canary"\nexit 0\n'), "outside the pod directory"
+        "integration.fuzz.undo_ledgers.LAUNCHER",
+        _program('rm -f "$2/out/canary"\nexit 0\n'),
+        "outside the pod directory",
     ),
 }
-

@@ -31,7 +31,14 @@ that was removed leaves none is `kata_shimd/task/test_service.py`'s.
 def page(samples: Sequence[soak.Sample], seconds: Sequence[float], found: Sequence[str]) -> str:
     """The whole page, its verdict included."""
     verdict = "\n".join(f"- {complaint}" for complaint in found) or "Flat, and nothing left behind."
-    parts = [HEAD.format(most=soak.MOST_KIB), "## The last run", f"{_when()}.", verdict, containers(samples), pods(seconds)]
+    parts = [
+        HEAD.format(most=soak.MOST_KIB),
+        "## The last run",
+        f"{_when()}.",
+        verdict,
+        containers(samples),
+        pods(seconds),
+    ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 

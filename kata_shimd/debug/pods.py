@@ -209,4 +209,5 @@ def _entries(directory: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise HostFailed("list pods", str(directory), error.strerror or "", hint="run as root") from error
+        hint = "run as root" if isinstance(error, PermissionError) else "is --run-dir right?"
+        raise HostFailed("list pods", str(directory), error.strerror or "", hint=hint) from error
