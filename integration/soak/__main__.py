@@ -43,6 +43,8 @@ def _soak(ctr: Ctr, scene: leaks.Scene, arguments: argparse.Namespace) -> int:
         found.append(leaks.report(leaked))
     sys.stdout.write(f"{page.containers(samples)}\n")
     sys.stdout.flush()
+    if arguments.keep:  # already, for the pods may fail
+        page.PATH.write_text(page.page(samples, (), found))
     seconds = [each for _, each in soak.pods_in_sequence(ctr, scene, arguments.pods)]
     sys.stdout.write("\n".join((page.pods(seconds), *found, "")))
     if arguments.keep:
