@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=results.WANTED, help="inputs for each (%(default)s)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no longer than so for each")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first input, to go on after a finding")
     parser.add_argument("--jobs", type=int, default=2, help="targets at once (%(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep the outcomes, write docs/fuzzing.md")
     arguments = parser.parse_args()

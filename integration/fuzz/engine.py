@@ -50,11 +50,14 @@ def corpus(name: str) -> list[bytes]:
     return [file.read_bytes() for file in sorted((_CORPUS / name).iterdir())]
 
 
-def run(target: Target, *, seed: int, count: int, seconds: float = float("inf")) -> Outcome:
-    """Feed ``count`` inputs, or as many as ``seconds`` allow. Raises what was not permitted, with the input as a note."""
-    began, refused, number = time.monotonic(), 0, 0
+def run(target: Target, *, seed: int, count: int, first: int = 0, seconds: float = float("inf")) -> Outcome:
+    """Feed ``count`` inputs from number ``first`` on, or as many as ``seconds`` allow.
+
+    Raises what was not permitted, with the input as a note.
+    """
+    began, refused, number = time.monotonic(), 0, first
     with target.opened() as check:
-        while number < count and time.monotonic() - began < seconds:
+        while number < first + count and time.monotonic() - began < seconds:
             data = target.make(random.Random(f"{seed}/{number}"))
             try:
                 check(data)
@@ -64,7 +67,7 @@ def run(target: Target, *, seed: int, count: int, seconds: float = float("inf"))
                 error.add_note(f"{target.name}: seed {seed}, input {number}: {data!r:.{_SHOWN}}")
                 raise
             number += 1
-    return Outcome(number - refused, refused, time.monotonic() - began)
+    return Outcome(number - first - refused, refused, time.monotonic() - began)
 
 
 def main(target: Target) -> None:
@@ -72,10 +75,12 @@ def main(target: Target) -> None:
     parser = argparse.ArgumentParser(description=f"fuzz {target.name}")
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first input, to go on after a finding")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--json", action="store_true", help="the outcome as one line of JSON")
     arguments = parser.parse_args()
-    done = run(target, seed=arguments.seed, count=arguments.count, seconds=arguments.seconds)
+    first, seconds = arguments.first, arguments.seconds
+    done = run(target, seed=arguments.seed, count=arguments.count, first=first, seconds=seconds)
     sys.stdout.write(
         f"{json.dumps(asdict(done))}\n" if arguments.json else f"{_sentence(target, arguments.seed, done)}\n"
     )

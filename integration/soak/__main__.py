@@ -10,7 +10,7 @@ from integration.harness import image, leaks, pods, process
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
-from integration.soak import page, soak
+from integration.soak import page, results, soak
 
 
 def main() -> int:
@@ -36,20 +36,35 @@ def main() -> int:
 def _soak(ctr: Ctr, scene: leaks.Scene, arguments: argparse.Namespace) -> int:
     # The first pod makes directories and connections that every later one shares.
     ctr.run("soak-first", "true").ok()
+    found = _containers(ctr, scene, arguments) if arguments.containers else []
+    if arguments.pods:
+        _pods(ctr, scene, arguments)
+    return 1 if found else 0
+
+
+def _containers(ctr: Ctr, scene: leaks.Scene, arguments: argparse.Namespace) -> list[str]:
     before = leaks.snapshot(scene)
-    samples = list(soak.containers(ctr, scene.host.run_dir, arguments.containers)) if arguments.containers else []
-    found = soak.complaints(samples) if samples else []
+    samples = list(soak.containers(ctr, scene.host.run_dir, arguments.containers))
+    found = soak.complaints(samples)
     if leaked := leaks.await_no_leak(scene, before):
         found.append(leaks.report(leaked))
-    sys.stdout.write(f"{page.containers(samples)}\n")
+    rows = [[one.number, one.fds, one.threads, one.pss_kib, round(one.seconds, 2)] for one in results.shown(samples)]
+    sys.stdout.write(f"{page.table(rows)}\n{page.verdict(found)}\n")
     sys.stdout.flush()
-    if arguments.keep:  # already, for the pods may fail
-        page.PATH.write_text(page.page(samples, (), found))
-    seconds = [each for _, each in soak.pods_in_sequence(ctr, scene, arguments.pods)]
-    sys.stdout.write("\n".join((page.pods(seconds), *found, "")))
     if arguments.keep:
-        page.PATH.write_text(page.page(samples, seconds, found))
-    return 1 if found else 0
+        results.keep_containers(samples, found)
+        page.PATH.write_text(page.page(results.kept()))
+    return found
+
+
+def _pods(ctr: Ctr, scene: leaks.Scene, arguments: argparse.Namespace) -> None:
+    seconds: list[float] = []
+    for _, each in soak.pods_in_sequence(ctr, scene, arguments.pods):
+        seconds.append(each)
+        if arguments.keep:
+            results.keep_pods(seconds, arguments.pods)
+            page.PATH.write_text(page.page(results.kept()))
+    sys.stdout.write(page.pods({"seconds": seconds, "wanted": arguments.pods}) + "\n")
 
 
 if __name__ == "__main__":
