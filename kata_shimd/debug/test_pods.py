@@ -57,7 +57,9 @@ def test_containers_of_an_earlier_life_are_not_this_pods(tmp_path):
 def test_a_deleted_container_is_not_listed_and_still_leads_to_its_pod(tmp_path):
     write_ledger(tmp_path, *live_daemon(), RUNNING)
     made = [event("created", container=name, pid=1) for name in ("c1", "c2", "c3")]
-    write_journal(tmp_path, [*BOOTED, *made, event("deleted", container="c1"), event("deleted", container="c2", exec="e")])
+    write_journal(
+        tmp_path, [*BOOTED, *made, event("deleted", container="c1"), event("deleted", container="c2", exec="e")]
+    )
     pod = pods.load(tmp_path, POD)
     assert (pod.containers, pod.deleted) == (("c2", "c3"), ("c1",))
     assert pods.find(tmp_path, "c1") == pod
