@@ -161,6 +161,11 @@ def budgets(timeouts: Timeouts) -> Budgets:
     )
 
 
+def agent_deadlines(timeouts: Timeouts) -> Deadlines:
+    """The agent's share of them."""
+    return Deadlines(check=timeouts.health, create_container=timeouts.create_container, usual=timeouts.agent_rpc)
+
+
 class Booter:
     """The domain's `Vmm`: boots the machine, dials its agent, and tells it what pod it is."""
 
@@ -190,8 +195,7 @@ class Booter:
 
     async def _reach(self, vm: machine.Machine, sandbox: Sandbox) -> AgentClient:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""
-        timeouts = self._timeouts
-        agent = AgentClient(await vm.dial(), Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc))
+        agent = AgentClient(await vm.dial(), agent_deadlines(self._timeouts))
         try:
             await agent.check()
             await agent.create_sandbox(sandbox)

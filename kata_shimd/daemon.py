@@ -22,7 +22,7 @@ from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
 from kata_shimd.config.model import AttachSetting, EventLoop
 from kata_shimd.debug import attach
-from kata_shimd.errors import ShimError
+from kata_shimd.errors import NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
 
@@ -101,9 +101,10 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
         return asyncio.SelectorEventLoop
     try:
         import uvloop
-    except ImportError:
+    except ImportError as error:
         if setting is EventLoop.UVLOOP:
-            raise
+            hint = 'install uvloop beside the daemon, or set event_loop = "auto"'
+            raise NotFound("choose event loop", "uvloop", "it cannot be imported", hint=hint) from error
         return asyncio.SelectorEventLoop
     return uvloop.Loop
 

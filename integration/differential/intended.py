@@ -368,7 +368,7 @@ SPEC: Final[tuple[Part, ...]] = (
     ),
     Part(
         "`process.user.umask` of an exec other than 022; `linux.resources.unified` in an Update that changes it",
-        "refused: `FAILED_PRECONDITION`",
+        "refused: `UNIMPLEMENTED`",
         "Neither request has annotations.",
     ),
     Part(

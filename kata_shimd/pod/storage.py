@@ -89,7 +89,11 @@ def _plan_rootfs(bundle: Path, spec: dict[str, Any], rootfs: tuple[Mount, ...]) 
         return RootfsShare(rootfs)
     path = Path((spec.get("root") or {}).get("path") or "rootfs")
     path = path if path.is_absolute() else bundle / path
-    if not path.is_dir():
+    try:
+        found = path.is_dir()
+    except OSError as error:
+        raise InvalidArgument("share rootfs", str(path), error.strerror or "cannot be looked at") from error
+    if not found:
         raise InvalidArgument(
             "share rootfs", str(path), "no such directory", hint="give the task rootfs mounts, or an existing root.path"
         )

@@ -1,5 +1,6 @@
 """The storage plan: what is shared, and where the guest finds it."""
 
+import errno
 import os
 
 import pytest
@@ -31,6 +32,17 @@ def test_without_mounts_the_root_path_is_bound(tmp_path, absolute):
 def test_missing_rootfs_is_refused(tmp_path):
     with pytest.raises(InvalidArgument, match="no such directory"):
         plan(tmp_path, rootfs=())
+
+
+def test_rootfs_that_may_not_be_looked_at_is_refused(tmp_path, monkeypatch):
+    """Found by fuzzing: the namespace of a process of somebody else's, which even root may be denied."""
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(storage.Path, "is_dir", denied)
+    with pytest.raises(InvalidArgument, match="/proc/1/ns/pid: Permission denied"):
+        plan(tmp_path, rootfs=(), root={"path": "/proc/1/ns/pid"})
 
 
 def test_bind_mounts_are_shared_and_their_source_becomes_the_guests(tmp_path):

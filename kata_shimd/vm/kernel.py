@@ -47,6 +47,8 @@ def command_line(spec: VmSpec) -> str:
         # Before the console: a kernel told to be quiet only later has spoken its first screen by then.
         *(_VERBOSE if spec.debug else _QUIET),
         *_CONSOLE,
+        # What a bug of the kernel has killed half-way never ends and cannot be killed; a VM that ends is told of at once.
+        "oops=panic",
         "panic=1",
         f"nr_cpus={spec.max_vcpus}",
         "selinux=0",

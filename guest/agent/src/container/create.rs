@@ -18,6 +18,7 @@ use crate::process::Process;
 use crate::protocol::oci;
 use crate::reaper::Reaper;
 use crate::sandbox::sysctl;
+use crate::storage::submounts::Submounts;
 
 /// What a container is made from.
 pub struct Recipe {
@@ -27,6 +28,8 @@ pub struct Recipe {
     pub spec: oci::Spec,
     /// Mount points it holds.
     pub storages: Vec<String>,
+    /// Mounts of the host it holds.
+    pub submounts: Submounts,
     /// Paths of the sandbox's namespaces the container joins, by type.
     pub namespaces: Vec<(&'static str, String)>,
     /// Rules and device numbers of devices that were waited for: `(path in the container, major, minor)`.
@@ -116,6 +119,7 @@ fn container(
         init,
         cgroup,
         storages: recipe.storages,
+        submounts: recipe.submounts,
         template: recipe.spec.Process.clone().unwrap_or_default(),
         phase: Mutex::new(Phase::Created),
         execs: Mutex::new(exec::Table::default()),
@@ -202,6 +206,7 @@ mod tests {
             id: "c".into(),
             spec: oci::Spec { Linux: Some(linux).into(), ..Default::default() },
             storages: Vec::new(),
+            submounts: Submounts::default(),
             namespaces: vec![("ipc", "/ns/ipc".into()), ("uts", "/ns/uts".into())],
             devices: Vec::new(),
         }
