@@ -117,8 +117,9 @@ def test_mounts_lie_in_the_order_of_the_spec(pod: Sandbox) -> None:
 
 @pytest.mark.parametrize(("option", "tag"), [("rprivate", ""), ("rslave", ""), ("rshared", "shared:")])
 def test_propagation_of_a_mount(pod: Sandbox, option: str, tag: str) -> None:
-    """What the container mounts below spreads from a shared one alone; the host is another kernel and hears of nothing."""
+    """What the container mounts below spreads from a shared one alone, where the root is shared as CRI then asks for it."""
     spec = bind(pod.script("grep ' /data ' /proc/self/mountinfo"), "/data", pod.directory_of("spread"), option)
+    spec.set("linux.rootfsPropagation", option)
     tags = pod.run(spec).ok().out.partition(" - ")[0]
     assert ("shared:" in tags) == bool(tag), tags
 

@@ -440,6 +440,11 @@ SPEC: Final[tuple[Part, ...]] = (
         "the guest's own",
         "A device number means nothing in another kernel.",
     ),
+    Part(
+        "`mounts`: `rshared`",
+        "shared inside the guest, where `linux.rootfsPropagation` is `rshared` too, as CRI sets it",
+        "What the container mounts is mounted in another kernel and does not reach the host.",
+    ),
     Part("`mounts`: a bind at `/dev/shm`", "the pod's, in the guest", "Memory cannot be shared across kernels."),
 )
 
