@@ -191,9 +191,9 @@ def test_a_checkpoint_is_refused_and_harms_nothing(ctr: Ctr, pod: str, words: Se
     assert ctr.tasks()[pod][1] == "RUNNING"
 
 
-def test_an_exec_without_a_client(ctr: Ctr, pod: str, name: str) -> None:
-    """--detach leaves it to be seen, killed and deleted by its id."""
-    ctr.exec(pod, name, "sleep", "86400", options=["--detach"]).ok()
+def test_an_exec_without_a_client(ctr: Ctr, pod: str, name: str, place: Path) -> None:
+    """--detach leaves it to be seen, killed and deleted by its id; and its FIFOs where ctr made them."""
+    ctr.exec(pod, name, "sleep", "86400", options=["--detach", "--fifo-dir", str(place)]).ok()
     assert f"ExecID:{name}" in ctr("task", "ps", pod).ok().out
     ctr.kill(pod, "SIGTERM", "--exec-id", name).ok()
     eventually("its end", lambda: ctr.delete_task(pod, "--exec-id", name).code != 1, within=PATIENCE)

@@ -205,6 +205,16 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         reason="It can be deleted, which clients do not try with a paused one.",
     ),
     Answer(
+        name="state-of-stopped-exec-in-paused",
+        rpcs=("State",),
+        when={"process": ("exec",), "container": ("paused",)},
+        aspect="reply.status",
+        runc=("PAUSED",),
+        ours=("STOPPED",),
+        situation="an exec that has ended, in a paused container",
+        reason="It can be deleted, which clients do not try with a paused one.",
+    ),
+    Answer(
         name="state-names-exec",
         rpcs=EVERY,
         when={"seen": ("itself", "its exec")},
