@@ -1,0 +1,80 @@
+"""The table: who dies, at which moment, and what everybody is to see of it. Data only; `play` plays it, `page` shows it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from integration.chaos.moments import Moment
+from integration.chaos.victims import Victim
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """``client``: exit codes that the ctr whose call is under way may end with, ``says``: a pattern of its stderr.
+
+    ``why``: the rules by which ``kata-shimd why`` may name the cause. ``survives``: the containers go on, and can be killed.
+    """
+
+    client: frozenset[int]
+    says: str
+    why: frozenset[str]
+    survives: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Senseless:
+    """There is nothing to play."""
+
+    because: str
+
+
+Cell = Expected | Senseless
+
+
+def _cell(client: int, says: str, *why: str, survives: bool = False) -> Expected:
+    return Expected(frozenset({client}), says, frozenset(why), survives)
+
+
+#: What containerd's client says when its connection, or containerd's own to the daemon, has ended.
+_BROKEN: Final = "ttrpc: closed|connection (refused|reset)|[Uu]navailable|EOF|broken pipe|not found"
+_NO_START: Final = Senseless("`start` has ended long ago; no launcher runs")
+
+CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
+    (Victim.DAEMON, Moment.START): _cell(1, "daemon|shim", "daemon-died", "no-journal"),
+    (Victim.DAEMON, Moment.CREATE): _cell(1, _BROKEN, "daemon-died"),
+    (Victim.DAEMON, Moment.RUNNING): _cell(137, "", "daemon-died"),
+    (Victim.DAEMON, Moment.EXEC): _cell(1, _BROKEN, "daemon-died"),
+    (Victim.DAEMON, Moment.DELETE): _cell(1, _BROKEN, "daemon-died"),
+    (Victim.QEMU, Moment.START): _cell(1, "QEMU", "qemu-killed", "boot-failed"),
+    (Victim.QEMU, Moment.CREATE): _cell(1, "VM|QEMU|agent", "qemu-killed"),
+    (Victim.QEMU, Moment.RUNNING): _cell(255, "", "qemu-killed"),
+    (Victim.QEMU, Moment.EXEC): _cell(1, "VM|QEMU|agent", "qemu-killed"),
+    (Victim.QEMU, Moment.DELETE): _cell(3, "", "qemu-killed"),
+    (Victim.VIRTIOFSD, Moment.START): _cell(1, "virtiofsd", "virtiofsd-died", "boot-failed"),
+    (Victim.VIRTIOFSD, Moment.CREATE): _cell(1, "VM|QEMU|agent|virtiofsd", "virtiofsd-died"),
+    (Victim.VIRTIOFSD, Moment.RUNNING): _cell(255, "", "virtiofsd-died"),
+    (Victim.VIRTIOFSD, Moment.EXEC): _cell(1, "VM|QEMU|agent|virtiofsd", "virtiofsd-died"),
+    (Victim.VIRTIOFSD, Moment.DELETE): _cell(3, "", "virtiofsd-died"),
+    (Victim.AGENT, Moment.START): Senseless(
+        "nothing is connected yet; an agent that never answers is a test of its own (`test_guest.py`)"
+    ),
+    (Victim.AGENT, Moment.CREATE): _cell(1, "VM|agent", "agent-lost"),
+    (Victim.AGENT, Moment.RUNNING): _cell(255, "", "agent-lost"),
+    (Victim.AGENT, Moment.EXEC): _cell(1, "VM|agent", "agent-lost"),
+    (Victim.AGENT, Moment.DELETE): _cell(3, "", "agent-lost"),
+    (Victim.CONTAINERD, Moment.START): _cell(1, _BROKEN, "expired", "abandoned"),
+    (Victim.CONTAINERD, Moment.CREATE): _cell(1, _BROKEN, "abandoned"),
+    (Victim.CONTAINERD, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
+    (Victim.CONTAINERD, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
+    (Victim.CONTAINERD, Moment.DELETE): _cell(1, _BROKEN, "running", "container-exited", survives=True),
+    (Victim.LAUNCHER, Moment.START): _cell(1, "killed", "expired", "abandoned"),
+    (Victim.LAUNCHER, Moment.CREATE): _NO_START,
+    (Victim.LAUNCHER, Moment.RUNNING): _NO_START,
+    (Victim.LAUNCHER, Moment.EXEC): _NO_START,
+    (Victim.LAUNCHER, Moment.DELETE): _NO_START,
+    (Victim.DELETE, Moment.START): _cell(1, "daemon|shim", "daemon-died", "no-journal"),
+    (Victim.DELETE, Moment.CREATE): _cell(1, _BROKEN, "daemon-died"),
+    (Victim.DELETE, Moment.RUNNING): _cell(255, "", "daemon-died"),
+    (Victim.DELETE, Moment.EXEC): _cell(1, _BROKEN, "daemon-died"),
+    (Victim.DELETE, Moment.DELETE): _cell(1, "undo|KILL|signal", "undo-failed", "rpc-failed", "daemon-died"),
+}
