@@ -13,12 +13,14 @@ class Expected:
     """``client``: exit codes that the ctr whose call is under way may end with, ``says``: a pattern of its stderr.
 
     ``why``: the rules by which ``kata-shimd why`` may name the cause. ``survives``: the containers go on, and can be killed.
+    ``leaves``: why something stays on the host until the retry; empty when nothing may.
     """
 
     client: frozenset[int]
     says: str
     why: frozenset[str]
     survives: bool = False
+    leaves: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,16 @@ class Senseless:
 Cell = Expected | Senseless
 
 
-def _cell(client: int, says: str, *why: str, survives: bool = False) -> Expected:
-    return Expected(frozenset({client}), says, frozenset(why), survives)
+def _cell(client: int, says: str, *why: str, survives: bool = False, leaves: str = "") -> Expected:
+    return Expected(frozenset({client}), says, frozenset(why), survives, leaves)
 
 
 #: What containerd's client says when its connection, or containerd's own to the daemon, has ended.
 _BROKEN: Final = "ttrpc: closed|connection (refused|reset)|[Uu]navailable|EOF|broken pipe|not found"
+#: `start` undoes what it made unless it is killed itself, and containerd calls nothing after a failed one (`containerd.md` §6.2).
+_NOBODY_CALLS: Final = (
+    "containerd calls nothing after a `start` that failed; the next `start` or `delete` of the id undoes it"
+)
 _NO_START: Final = Senseless("`start` has ended long ago; no launcher runs")
 
 CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
@@ -67,7 +73,7 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.CONTAINERD, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.DELETE): _cell(1, _BROKEN, "running", "container-exited", survives=True),
-    (Victim.LAUNCHER, Moment.START): _cell(1, "killed", "expired", "abandoned"),
+    (Victim.LAUNCHER, Moment.START): _cell(1, "killed", "expired", "no-journal", leaves=_NOBODY_CALLS),
     (Victim.LAUNCHER, Moment.CREATE): _NO_START,
     (Victim.LAUNCHER, Moment.RUNNING): _NO_START,
     (Victim.LAUNCHER, Moment.EXEC): _NO_START,

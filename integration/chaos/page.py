@@ -87,6 +87,8 @@ def _row(results: Results, victim: Victim, moment: Moment) -> str:
     if result is None:
         return f"| {moment} | | | | not played |"
     goes_on = "go on, and can be killed" if cell.survives else "are lost"
+    if cell.leaves:
+        goes_on += f"; something is left until then: {cell.leaves}"
     why = f"{result.rule}: {_plain(result.sentence)}"
     return f"| {moment} | {result.code} | {_plain(result.said) or '(nothing)'} | {why} | {goes_on} |"
 

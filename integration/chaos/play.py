@@ -22,7 +22,7 @@ from kata_shimd.errors import ShimError
 #: Let undo die right after its first record, wherever it is run.
 _UNDO_DIES: Final = "undo:1"
 #: Killed when they appear, which is after `start` was let go.
-_LATER: Final = frozenset({Victim.QEMU, Victim.VIRTIOFSD})
+_LATER: Final = frozenset({Victim.DAEMON, Victim.QEMU, Victim.VIRTIOFSD, Victim.LAUNCHER, Victim.DELETE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ def play(stage: Stage, scene: leaks.Scene, victim: Victim, moment: Moment, name:
             complaints.append(f"why says {verdict.rule}, not {'/'.join(sorted(expected.why))}")
     complaints += overdue(stage.pod(at.sandbox_id).journal())
     stage.remove(*at.ids)
-    complaints += [*_left(scene, before, "it"), *_again(stage, name), *_left(scene, before, "the retry")]
+    if not expected.leaves:
+        complaints += _left(scene, before, "it")
+    complaints += [*_again(stage, name), *_left(scene, before, "the retry")]
     took = time.monotonic() - begin
     return Result(victim, moment, code, said, verdict.rule, verdict.sentence, took, tuple(complaints))
 
@@ -86,13 +88,13 @@ def _reached(stage: Stage, moment: Moment, name: str) -> Iterator[Play]:
 
 
 def _strike(at: Play, victim: Victim, moment: Moment) -> None:
+    if moment is Moment.START and victim in _LATER:
+        at.let_go()
     if victim is Victim.DELETE:
         # Delete runs undo by itself; at any other moment it is `delete` that does, for a dead daemon.
         if moment is not Moment.DELETE:
             victims.daemon(at.stage, at.sandbox_id)
         return
-    if moment is Moment.START and victim in _LATER:
-        at.let_go()
     KILL[victim](at.stage, at.sandbox_id)
 
 
