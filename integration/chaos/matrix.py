@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from integration.chaos.moments import Moment
+from integration.chaos.moments import ENDED_WITH, Moment
 from integration.chaos.victims import Victim
 
 
@@ -39,6 +39,8 @@ def _cell(client: int, says: str, *why: str, survives: bool = False, leaves: str
 
 #: What containerd's client says when its connection, or containerd's own to the daemon, has ended.
 _BROKEN: Final = "ttrpc: closed|connection (refused|reset)|[Uu]navailable|EOF|broken pipe|not found"
+#: `ctr task delete` ends with 0 whatever the container's status was, and warns of it; the container had ended before anything died.
+_ITS_END: Final = f"exit code {ENDED_WITH}"
 #: `start` undoes what it made unless it is killed itself, and containerd calls nothing after a failed one (`containerd.md` §6.2).
 _NOBODY_CALLS: Final = (
     "containerd calls nothing after a `start` that failed; the next `start` or `delete` of the id undoes it"
@@ -48,27 +50,27 @@ _NO_START: Final = Senseless("`start` has ended long ago; no launcher runs")
 CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.DAEMON, Moment.START): _cell(1, "daemon|shim", "daemon-died", "no-journal"),
     (Victim.DAEMON, Moment.CREATE): _cell(1, _BROKEN, "daemon-died"),
-    (Victim.DAEMON, Moment.RUNNING): _cell(137, "", "daemon-died"),
+    (Victim.DAEMON, Moment.RUNNING): _cell(1, _BROKEN, "daemon-died"),
     (Victim.DAEMON, Moment.EXEC): _cell(1, _BROKEN, "daemon-died"),
     (Victim.DAEMON, Moment.DELETE): _cell(1, _BROKEN, "daemon-died"),
     (Victim.QEMU, Moment.START): _cell(1, "QEMU", "qemu-killed", "boot-failed"),
     (Victim.QEMU, Moment.CREATE): _cell(1, "VM|QEMU|agent", "qemu-killed"),
     (Victim.QEMU, Moment.RUNNING): _cell(255, "", "qemu-killed"),
     (Victim.QEMU, Moment.EXEC): _cell(1, "VM|QEMU|agent", "qemu-killed"),
-    (Victim.QEMU, Moment.DELETE): _cell(3, "", "qemu-killed"),
+    (Victim.QEMU, Moment.DELETE): _cell(0, _ITS_END, "qemu-killed"),
     (Victim.VIRTIOFSD, Moment.START): _cell(1, "virtiofsd", "virtiofsd-died", "boot-failed"),
     (Victim.VIRTIOFSD, Moment.CREATE): _cell(1, "VM|QEMU|agent|virtiofsd", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.RUNNING): _cell(255, "", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.EXEC): _cell(1, "VM|QEMU|agent|virtiofsd", "virtiofsd-died"),
-    (Victim.VIRTIOFSD, Moment.DELETE): _cell(3, "", "virtiofsd-died"),
+    (Victim.VIRTIOFSD, Moment.DELETE): _cell(0, _ITS_END, "virtiofsd-died"),
     (Victim.AGENT, Moment.START): Senseless(
         "nothing is connected yet; an agent that never answers is a test of its own (`test_guest.py`)"
     ),
     (Victim.AGENT, Moment.CREATE): _cell(1, "VM|agent", "agent-lost"),
     (Victim.AGENT, Moment.RUNNING): _cell(255, "", "agent-lost"),
     (Victim.AGENT, Moment.EXEC): _cell(1, "VM|agent", "agent-lost"),
-    (Victim.AGENT, Moment.DELETE): _cell(3, "", "agent-lost"),
-    (Victim.CONTAINERD, Moment.START): _cell(1, _BROKEN, "expired", "abandoned"),
+    (Victim.AGENT, Moment.DELETE): _cell(0, _ITS_END, "agent-lost"),
+    (Victim.CONTAINERD, Moment.START): _cell(1, _BROKEN, "no-journal", "expired", "abandoned"),
     (Victim.CONTAINERD, Moment.CREATE): _cell(1, _BROKEN, "abandoned"),
     (Victim.CONTAINERD, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
@@ -80,7 +82,7 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.LAUNCHER, Moment.DELETE): _NO_START,
     (Victim.DELETE, Moment.START): _cell(1, "daemon|shim", "daemon-died", "no-journal"),
     (Victim.DELETE, Moment.CREATE): _cell(1, _BROKEN, "daemon-died"),
-    (Victim.DELETE, Moment.RUNNING): _cell(255, "", "daemon-died"),
+    (Victim.DELETE, Moment.RUNNING): _cell(1, _BROKEN, "daemon-died"),
     (Victim.DELETE, Moment.EXEC): _cell(1, _BROKEN, "daemon-died"),
     (Victim.DELETE, Moment.DELETE): _cell(1, "undo|KILL|signal", "undo-failed", "rpc-failed", "daemon-died"),
 }

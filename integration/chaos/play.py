@@ -123,8 +123,7 @@ def _containers(at: Play, expected: Expected) -> Iterator[str]:
     for container_id in reversed(at.ids):
         if expected.survives:
             yield from _killed(at, container_id)
-        told = at.stage.ctr.delete_task(container_id)
-        if told.code == 0:
+        if at.stage.exit_status(container_id) == 0:
             yield f"{container_id} is said to have ended with 0"
 
 

@@ -7,6 +7,7 @@ go, `start`, Create, an exec's Start or Delete is under way for certain, and wil
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -191,6 +192,16 @@ class Stage:
         """containerd again, politely ended or killed before; with ``env`` in its launchers' environment."""
         self.containerd.stop()
         self.containerd.start(**env)
+
+    def exit_status(self, container_id: str) -> int | None:
+        """Delete the task, and what containerd tells of its end; None when there is no such task.
+
+        ctr ends with 0 whatever the status was, and warns of one that is not 0.
+        """
+        done = self.ctr.delete_task(container_id)
+        if told := re.search(r"exit code (\d+)", done.err):
+            return int(told[1])
+        return 0 if done.code == 0 else None
 
     def remove(self, *ids: str) -> None:
         """Everything of these containers, whatever has become of them; asked again when something was half done."""

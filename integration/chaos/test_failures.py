@@ -47,7 +47,7 @@ def test_output_and_exit_arrive_when_containerd_was_away(stage: Stage, name: str
         stage.containerd.start()
     assert hold.output.splitlines() == [str(number) for number in range(300)]
     assert stage.ctr.tasks()[name][1] == "STOPPED"
-    assert stage.ctr.delete_task(name).code == 7
+    assert stage.exit_status(name) == 7
     stage.remove(name)
 
 
@@ -138,7 +138,7 @@ def test_a_full_disk_under_a_running_container(stage: Stage, name: str, small: P
     assert Shim(pod.directory).state(name).exited_at is None
     stage.ctr.kill(name).ok()
     eventually("the container ended", lambda: stage.ctr.tasks()[name][1] == "STOPPED", within=PATIENCE)
-    assert stage.ctr.delete_task(name).code == 137
+    assert stage.exit_status(name) == 137
     stage.remove(name)
     eventually("the daemon's end", lambda: not daemon.alive(), within=PATIENCE)
     eventually("the pod directory gone", lambda: not pod.directory.exists(), within=PATIENCE)
@@ -184,7 +184,7 @@ def test_a_daemon_without_descriptors(stage: Stage, name: str) -> None:
         eventually("State over a new connection", lambda: _answers(stage, name), within=10 * SCALE)
     stage.ctr.kill(name).ok()
     eventually("the container ended", lambda: stage.ctr.tasks()[name][1] == "STOPPED", within=PATIENCE)
-    assert stage.ctr.delete_task(name).code == 137
+    assert stage.exit_status(name) == 137
     stage.remove(name)
 
 

@@ -1,5 +1,6 @@
 """A short choice of the matrix; ``python -m integration.chaos --all`` plays all of it (docs/failures.md)."""
 
+import re
 from itertools import product
 from typing import Final
 
@@ -28,7 +29,9 @@ def test_every_cell_has_an_expectation_or_a_reason() -> None:
 
 
 def test_nobody_may_be_told_0() -> None:
-    assert not [cell for cell in CELLS.values() if isinstance(cell, Expected) and 0 in cell.client]
+    """ctr's own 0 is allowed where it says the container's status beside it."""
+    cells = [cell for cell in CELLS.values() if isinstance(cell, Expected)]
+    assert not [cell for cell in cells if 0 in cell.client and not re.fullmatch("exit code [1-9]", cell.says)]
 
 
 @pytest.mark.vm

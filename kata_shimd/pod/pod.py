@@ -193,10 +193,19 @@ class Pod:
             )
             if container.id in self._unwanted:
                 raise Unavailable("create container", container.id, "containerd has gone, or given it up, meanwhile")
-        except BaseException:
+        except BaseException as error:
             await self._undo_create(container)
+            self._blame_vm(container.id, error)
             raise
         return container
+
+    def _blame_vm(self, container_id: str, error: BaseException) -> None:
+        """The channel goes with the VM: of a VM that has ended, its end is the cause.
+
+        :raises VmFailed: that, instead of an ``error`` which only says that the agent was not reached
+        """
+        if isinstance(error, Unavailable) and self.vm_exit is not None and not self._ending:
+            raise VmFailed("create container", container_id, self.vm_exit.cause, hint="see kata-shimd why") from error
 
     def _check_kind(self, container_id: str, kind: oci.Kind) -> None:
         """Exactly one container makes the pod, the first; the others say they belong to it."""
