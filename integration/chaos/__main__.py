@@ -2,11 +2,16 @@
 
 import argparse
 import itertools
+import json
 import os
 import secrets
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from integration.chaos import page
@@ -26,23 +31,59 @@ PAGE = Path(__file__).parents[2] / "docs/failures.md"
 def main() -> int:
     parser = argparse.ArgumentParser(description="what is seen when something dies")
     parser.add_argument("--all", action="store_true", help="the whole matrix; writes docs/failures.md")
-    parser.add_argument(
-        "--victim", type=Victim, choices=list(Victim), action="append", help="these only; writes no page"
-    )
-    parser.add_argument(
-        "--moment", type=Moment, choices=list(Moment), action="append", help="these only; writes no page"
-    )
+    parser.add_argument("--victim", type=Victim, choices=list(Victim), action="append", help="these only; no page")
+    parser.add_argument("--moment", type=Moment, choices=list(Moment), action="append", help="these only; no page")
+    parser.add_argument("--jobs", type=int, default=2, help="rows of the matrix played at once with --all (2)")
+    parser.add_argument("--results", type=Path, help="a file for the results, as JSON")
     arguments = parser.parse_args()
-    if not (arguments.all or arguments.victim or arguments.moment):
+    if arguments.all:
+        return _all(arguments.jobs)
+    if not (arguments.victim or arguments.moment):
         parser.error("say --all, --victim or --moment")
+    return _some(arguments.victim or list(Victim), arguments.moment or list(Moment), arguments.results)
+
+
+def _all(jobs: int) -> int:
+    """A process for each row, with a private machine of its own; then the page."""
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
+        files = list(pool.map(lambda victim: _row(victim, Path(directory, victim.name)), Victim))
+        results = [result for file in files for result in read(file)]
+    PAGE.write_text(page.render({(result.victim, result.moment): result for result in results}))
+    expected = sum(isinstance(cell, Expected) for cell in CELLS.values())
+    good = sum(not result.complaints for result in results)
+    sys.stdout.write(f"{good} of {expected} cells as expected: {PAGE}\n")
+    return 0 if good == expected else 1
+
+
+def _row(victim: Victim, file: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "integration.chaos", "--victim", victim, "--results", file], check=False)
+    return file
+
+
+def _some(victims: list[Victim], moments: list[Moment], file: Path | None) -> int:
     process.become_subreaper()
-    chosen = itertools.product(arguments.victim or list(Victim), arguments.moment or list(Moment))
-    cells = [cell for cell in chosen if isinstance(CELLS[cell], Expected)]
+    cells = [cell for cell in itertools.product(victims, moments) if isinstance(CELLS[cell], Expected)]
     with _stage() as (stage, scene):
-        results = {cell: _play(stage, scene, *cell) for cell in cells}
-    if arguments.all and not (arguments.victim or arguments.moment):
-        PAGE.write_text(page.render(results))
-    return 1 if any(result.complaints for result in results.values()) else 0
+        results = [_play(stage, scene, *cell) for cell in cells]
+    if file is not None:
+        file.write_text(json.dumps([asdict(result) for result in results]))
+    return 1 if any(result.complaints for result in results) else 0
+
+
+def read(file: Path) -> list[Result]:
+    """The results in a file; a row that broke off has none."""
+    rows = json.loads(file.read_text()) if file.exists() else []
+    return [
+        Result(
+            **{
+                **row,
+                "victim": Victim(row["victim"]),
+                "moment": Moment(row["moment"]),
+                "complaints": tuple(row["complaints"]),
+            }
+        )
+        for row in rows
+    ]
 
 
 @contextmanager

@@ -45,6 +45,10 @@ _ITS_END: Final = f"exit code {ENDED_WITH}"
 _NOBODY_CALLS: Final = (
     "containerd calls nothing after a `start` that failed; the next `start` or `delete` of the id undoes it"
 )
+#: Two failures at once: with the daemon dead, the `delete` that containerd runs for it is killed too.
+_TWICE: Final = (
+    "both the daemon and the `delete` that was to clean up after it were killed; the next `start` or `delete` undoes it"
+)
 _NO_START: Final = Senseless("`start` has ended long ago; no launcher runs")
 
 CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
@@ -80,9 +84,9 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.LAUNCHER, Moment.RUNNING): _NO_START,
     (Victim.LAUNCHER, Moment.EXEC): _NO_START,
     (Victim.LAUNCHER, Moment.DELETE): _NO_START,
-    (Victim.DELETE, Moment.START): _cell(1, "daemon|shim", "daemon-died", "no-journal"),
-    (Victim.DELETE, Moment.CREATE): _cell(1, _BROKEN, "daemon-died"),
-    (Victim.DELETE, Moment.RUNNING): _cell(1, _BROKEN, "daemon-died"),
-    (Victim.DELETE, Moment.EXEC): _cell(1, _BROKEN, "daemon-died"),
+    (Victim.DELETE, Moment.START): _cell(1, "daemon|shim", "daemon-died", "no-journal", leaves=_TWICE),
+    (Victim.DELETE, Moment.CREATE): _cell(1, _BROKEN, "daemon-died", leaves=_TWICE),
+    (Victim.DELETE, Moment.RUNNING): _cell(1, _BROKEN, "daemon-died", leaves=_TWICE),
+    (Victim.DELETE, Moment.EXEC): _cell(1, _BROKEN, "daemon-died", leaves=_TWICE),
     (Victim.DELETE, Moment.DELETE): _cell(1, "undo|KILL|signal", "undo-failed", "rpc-failed", "daemon-died"),
 }

@@ -9,9 +9,9 @@ from typing import Final
 
 from integration.chaos import victims
 from integration.chaos.matrix import CELLS, Expected
-from integration.chaos.moments import REACH, Moment, Play
+from integration.chaos.moments import REACH, Moment, Play, await_lines
 from integration.chaos.probe import overdue
-from integration.chaos.stage import Stage
+from integration.chaos.stage import LoggerHold, Stage
 from integration.chaos.victims import KILL, Victim
 from integration.harness import leaks
 from integration.harness.ctr import PATIENCE
@@ -52,8 +52,9 @@ def play(stage: Stage, scene: leaks.Scene, victim: Victim, moment: Moment, name:
         _strike(at, victim, moment)
         complaints = [*_states(at)]
         code, said = at.finish()
-        complaints += [*_client(expected, code, said), *_states(at), *_containers(at, expected)]
+        complaints += [*_client(expected, code, said), *_states(at)]
         verdict = stage.verdict(at.sandbox_id) if expected.survives else _dead(at)
+        complaints += [*(_survived(at, moment) if expected.survives else ()), *_ends(at)]
         if verdict.rule not in expected.why:
             complaints.append(f"why says {verdict.rule}, not {'/'.join(sorted(expected.why))}")
     complaints += overdue(stage.pod(at.sandbox_id).journal())
@@ -118,11 +119,19 @@ def _client(expected: Expected, code: int, said: str) -> Iterator[str]:
         yield f"the client said {said!r}"
 
 
-def _containers(at: Play, expected: Expected) -> Iterator[str]:
-    """Kill works on what survives; no container, lost or killed, is said to have ended with 0."""
-    for container_id in reversed(at.ids):
-        if expected.survives:
-            yield from _killed(at, container_id)
+def _survived(at: Play, moment: Moment) -> Iterator[str]:
+    """The pod's first container runs, what it writes arrives, and Kill works on everything."""
+    if at.stage.ctr.tasks().get(at.sandbox_id, (0, "gone"))[1] != "RUNNING":
+        yield f"{at.sandbox_id} does not run any more"
+    if moment is Moment.RUNNING and isinstance(at.hold, LoggerHold):
+        await_lines(at.hold, at.hold.output.count("\n") + 10)
+    for container_id in at.ids:
+        yield from _killed(at, container_id)
+
+
+def _ends(at: Play) -> Iterator[str]:
+    """No container, lost or killed, is said to have ended with 0."""
+    for container_id in at.ids:
         if at.stage.exit_status(container_id) == 0:
             yield f"{container_id} is said to have ended with 0"
 
