@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from integration.chaos import victims
@@ -53,8 +54,12 @@ def play(stage: Stage, scene: leaks.Scene, victim: Victim, moment: Moment, name:
         complaints = [*_states(at)]
         code, said = at.finish()
         complaints += [*_client(expected, code, said), *_states(at)]
-        verdict = stage.verdict(at.sandbox_id) if expected.survives else _dead(at)
-        complaints += [*(_survived(at, moment) if expected.survives else ()), *_ends(at)]
+        if expected.survives:
+            verdict = stage.verdict(at.sandbox_id)
+            complaints += [*_survived(at, moment), *_ends(at)]
+        else:
+            complaints += _ends(at)
+            verdict = _dead(at)
         if verdict.rule not in expected.why:
             complaints.append(f"why says {verdict.rule}, not {'/'.join(sorted(expected.why))}")
     complaints += overdue(stage.pod(at.sandbox_id).journal())
@@ -126,22 +131,18 @@ def _survived(at: Play, moment: Moment) -> Iterator[str]:
     if moment is Moment.RUNNING and isinstance(at.hold, LoggerHold):
         await_lines(at.hold, at.hold.output.count("\n") + 10)
     for container_id in at.ids:
-        yield from _killed(at, container_id)
+        at.stage.ctr.kill(container_id)
 
 
 def _ends(at: Play) -> Iterator[str]:
-    """No container, lost or killed, is said to have ended with 0."""
+    """Every container, lost or killed, ends, and is not said to have ended with 0."""
     for container_id in at.ids:
+        try:
+            eventually(f"{container_id} ended", partial(_stopped, at.stage, container_id), within=PATIENCE)
+        except TooLate as error:
+            yield str(error)
         if at.stage.exit_status(container_id) == 0:
             yield f"{container_id} is said to have ended with 0"
-
-
-def _killed(at: Play, container_id: str) -> Iterator[str]:
-    at.stage.ctr.kill(container_id)
-    try:
-        eventually(f"{container_id} ended", lambda: _stopped(at.stage, container_id), within=PATIENCE)
-    except TooLate as error:
-        yield f"Kill: {error}"
 
 
 def _stopped(stage: Stage, container_id: str) -> bool:

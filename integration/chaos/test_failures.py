@@ -53,9 +53,9 @@ def test_output_and_exit_arrive_when_containerd_was_away(stage: Stage, name: str
 
 def test_a_kernel_that_panics_under_a_container(stage: Stage, name: str) -> None:
     """A privileged container may crash its own kernel, and that is all it crashes."""
-    script = "echo up; echo c > /proc/sysrq-trigger; sleep 86400"
+    script = "echo c > /proc/sysrq-trigger; sleep 86400"
     done = stage.ctr.run(name, "sh", "-c", script, options=["--privileged"])
-    assert (done.code, done.out) == (255, "up")
+    assert done.code == 255, done
     ended(stage, name)
     verdict = stage.verdict(name)
     assert verdict.rule == "guest-panic", verdict
@@ -64,11 +64,11 @@ def test_a_kernel_that_panics_under_a_container(stage: Stage, name: str) -> None
 
 @pytest.mark.parametrize("options", [["--memory-limit", str(32 << 20)], []], ids=["container", "guest"])
 def test_memory_that_is_used_up(stage: Stage, name: str, options: list[str]) -> None:
-    """The container's limit, or all that the VM has: the process is killed, and the agent goes on."""
+    """The container's limit, or all that the VM has: the process is killed, and not the agent."""
     done = stage.ctr.run(name, "sh", "-c", EATS, options=options)
     assert done.code == 137, done
     ended(stage, name)
-    assert stage.verdict(name).rule == ("out-of-memory" if options else "container-exited"), stage.verdict(name)
+    assert stage.verdict(name).rule == "out-of-memory", stage.verdict(name)
 
 
 def test_qemu_stands_still(stage: Stage, name: str) -> None:
@@ -115,6 +115,7 @@ def small(stage: Stage) -> Iterator[Path]:
     finally:
         stage.restart()
         stage.host.run(["umount", where]).check_returncode()
+        where.rmdir()
 
 
 def _fill(stage: Stage, where: Path) -> None:
