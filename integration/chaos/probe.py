@@ -63,7 +63,11 @@ class Shim:
     async def _ask(self, rpc: str, request: bytes, within: float) -> bytes:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, str(self._socket))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, str(self._socket))
+        except OSError:
+            sock.close()
+            raise
         async with Client(sock) as client:
             return await client.call(task_v2.SERVICE.name, rpc, request, timeout=within)
 

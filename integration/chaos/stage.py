@@ -53,12 +53,12 @@ exec cat <&3 > "$where/out"
 """
 
 
-def configuration(dial: float = 15.0, *, hypervisor: Mapping[str, Any] | None = None, **shimd: Any) -> str:
+def configuration(dial: float = 60.0, *, hypervisor: Mapping[str, Any] | None = None, **shimd: Any) -> str:
     """A configuration file for pods that fail; deadlines are in seconds, multiplied by the accelerator's factor."""
     tables: dict[str, Mapping[str, Any]] = {
         "hypervisor.qemu": {"default_memory": 256, **(hypervisor or {})},
         "agent.kata": {"dial_timeout": dial},
-        "runtime": {"create_container_timeout": 15},
+        "runtime": {"create_container_timeout": 60},
         "shimd": {"time_scale": SCALE, **shimd},
         "shimd.timeouts": TIMEOUTS,
     }

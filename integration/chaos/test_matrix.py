@@ -6,19 +6,20 @@ from typing import Final
 
 import pytest
 
+from integration.chaos import page
+from integration.chaos.__main__ import PAGE
 from integration.chaos.matrix import CELLS, Expected, Senseless
 from integration.chaos.moments import Moment
-from integration.chaos.play import play
+from integration.chaos.play import Result, play
 from integration.chaos.stage import Stage
 from integration.chaos.victims import Victim
 from integration.harness.leaks import Scene
 
-#: One cell of each row that no other test of the project plays, and each moment once.
+#: Each moment once, and rows that no other test plays. Create is in `test_pains`; QEMU and virtiofsd in `test_crash`, `test_why`.
 CHOSEN: Final = (
     (Victim.LAUNCHER, Moment.START),
-    (Victim.CONTAINERD, Moment.CREATE),
     (Victim.AGENT, Moment.RUNNING),
-    (Victim.QEMU, Moment.EXEC),
+    (Victim.CONTAINERD, Moment.EXEC),
     (Victim.DAEMON, Moment.DELETE),
 )
 
@@ -32,6 +33,20 @@ def test_nobody_may_be_told_0() -> None:
     """ctr's own 0 is allowed where it says the container's status beside it."""
     cells = [cell for cell in CELLS.values() if isinstance(cell, Expected)]
     assert not [cell for cell in cells if 0 in cell.client and not re.fullmatch("exit code [1-9]", cell.says)]
+
+
+def test_the_committed_page_is_of_this_table_and_good() -> None:
+    text = PAGE.read_text()
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(Victim)
+    assert "FAILED" not in text and "not played" not in text
+
+
+def test_a_cell_that_fails_is_seen_on_the_page() -> None:
+    cell = (Victim.QEMU, Moment.CREATE)
+    result = Result(*cell, code=1, said="a|b", rule="running", sentence="", seconds=1.0, complaints=("it left: much",))
+    text = page.render({cell: result})
+    assert "**FAILED**, 1 s" in text and "FAILED, create: it left: much" in text and "a\\|b" in text
+    assert "0 of 1 cells" in text
 
 
 @pytest.mark.vm

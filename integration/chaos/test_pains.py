@@ -3,7 +3,9 @@
 import re
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -133,11 +135,21 @@ def test_pain_8_starts_that_fail_leave_nothing(stage: Stage, scene: Scene, name:
     assert leaks.report(leaks.await_no_leak(scene, before)) == ""
 
 
-def test_pain_9_a_qemu_that_does_not_come_up_is_told_as_such(stage: Stage, name: str, tmp_path: Path) -> None:
+@pytest.fixture
+def broken() -> Iterator[Path]:
+    """A program in QEMU's place, where QEMU's user can read it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        program = Path(directory, "qemu")
+        program.write_text("#!/bin/sh\necho out of luck >&2\nexit 3\n")
+        program.chmod(0o755)
+        yield program
+
+
+def test_pain_9_a_qemu_that_does_not_come_up_is_told_as_such(
+    stage: Stage, name: str, tmp_path: Path, broken: Path
+) -> None:
     """Pain 9: the start hangs at QMP's greeting, and says that it timed out, not that QEMU has ended, and of what."""
-    broken = stage.directory / "qemu-broken"
-    broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 3\n")
-    broken.chmod(0o755)
     config = tmp_path / "configuration.toml"
     config.write_text(configuration(hypervisor={"path": str(broken), "valid_hypervisor_paths": [str(broken)]}))
     done = stage.ctr.run(name, "true", config=config)
