@@ -34,20 +34,33 @@ def main() -> int:
     parser.add_argument("--victim", type=Victim, choices=list(Victim), action="append", help="these only; no page")
     parser.add_argument("--moment", type=Moment, choices=list(Moment), action="append", help="these only; no page")
     parser.add_argument("--jobs", type=int, default=2, help="rows of the matrix played at once with --all (2)")
-    parser.add_argument("--results", type=Path, help="a file for the results, as JSON")
+    parser.add_argument("--results", type=Path, help="keep results: with --all or --page a directory, else a file")
+    parser.add_argument("--page", action="store_true", help="write docs/failures.md from the results in DIR alone")
     arguments = parser.parse_args()
-    if arguments.all:
-        return _all(arguments.jobs)
+    if arguments.all or arguments.page:
+        with _kept(arguments.results) as directory:
+            return _all(directory, 0 if arguments.page else arguments.jobs)
     if not (arguments.victim or arguments.moment):
-        parser.error("say --all, --victim or --moment")
+        parser.error("say --all, --page, --victim or --moment")
     return _some(arguments.victim or list(Victim), arguments.moment or list(Moment), arguments.results)
 
 
-def _all(jobs: int) -> int:
-    """A process for each row, with a private machine of its own; then the page."""
-    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
-        files = list(pool.map(lambda victim: _row(victim, Path(directory, victim.name)), Victim))
-        results = [result for file in files for result in read(file)]
+@contextmanager
+def _kept(directory: Path | None) -> Iterator[Path]:
+    """A directory for the rows' results, which goes unless it was asked for."""
+    with tempfile.TemporaryDirectory() as temporary:
+        chosen = directory or Path(temporary)
+        chosen.mkdir(exist_ok=True)
+        yield chosen
+
+
+def _all(directory: Path, jobs: int) -> int:
+    """A process for each row, with a private machine of its own; then the page. With no ``jobs``, the page alone."""
+    files = [directory / victim.name for victim in Victim]
+    if jobs:
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(_row, Victim, files))
+    results = [result for file in files for result in read(file)]
     PAGE.write_text(page.render({(result.victim, result.moment): result for result in results}))
     expected = sum(isinstance(cell, Expected) for cell in CELLS.values())
     good = sum(not result.complaints for result in results)
@@ -55,9 +68,8 @@ def _all(jobs: int) -> int:
     return 0 if good == expected else 1
 
 
-def _row(victim: Victim, file: Path) -> Path:
+def _row(victim: Victim, file: Path) -> None:
     subprocess.run([sys.executable, "-m", "integration.chaos", "--victim", victim, "--results", file], check=False)
-    return file
 
 
 def _some(victims: list[Victim], moments: list[Moment], file: Path | None) -> int:

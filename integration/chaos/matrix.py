@@ -88,5 +88,5 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.DELETE, Moment.CREATE): _cell(1, _BROKEN, "daemon-died", leaves=_TWICE),
     (Victim.DELETE, Moment.RUNNING): _cell(1, _BROKEN, "daemon-died", leaves=_TWICE),
     (Victim.DELETE, Moment.EXEC): _cell(1, _BROKEN, "daemon-died", leaves=_TWICE),
-    (Victim.DELETE, Moment.DELETE): _cell(1, "undo|KILL|signal", "undo-failed", "rpc-failed", "daemon-died"),
+    (Victim.DELETE, Moment.DELETE): _cell(1, "undo ended with -9", "rpc-failed", survives=True),
 }
