@@ -58,17 +58,17 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.DAEMON, Moment.EXEC): _cell(1, _BROKEN, "daemon-died"),
     (Victim.DAEMON, Moment.DELETE): _cell(1, _BROKEN, "daemon-died"),
     (Victim.QEMU, Moment.START): _cell(1, "QEMU", "qemu-killed", "boot-failed"),
-    (Victim.QEMU, Moment.CREATE): _cell(1, "VM|QEMU|agent", "qemu-killed"),
+    (Victim.QEMU, Moment.CREATE): _cell(1, "QEMU was killed by SIGKILL", "qemu-killed"),
     (Victim.QEMU, Moment.RUNNING): _cell(255, "", "qemu-killed"),
     (Victim.QEMU, Moment.EXEC): _cell(1, "VM|QEMU|agent", "qemu-killed"),
     (Victim.QEMU, Moment.DELETE): _cell(0, _ITS_END, "qemu-killed"),
-    (Victim.VIRTIOFSD, Moment.START): _cell(1, "virtiofsd", "virtiofsd-died", "boot-failed"),
-    (Victim.VIRTIOFSD, Moment.CREATE): _cell(1, "VM|QEMU|agent|virtiofsd", "virtiofsd-died"),
+    (Victim.VIRTIOFSD, Moment.START): _cell(1, "virtiofsd ended with status -9", "virtiofsd-died", "boot-failed"),
+    (Victim.VIRTIOFSD, Moment.CREATE): _cell(1, "virtiofsd ended with status -9", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.RUNNING): _cell(255, "", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.EXEC): _cell(1, "VM|QEMU|agent|virtiofsd", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.DELETE): _cell(0, _ITS_END, "virtiofsd-died"),
     (Victim.AGENT, Moment.START): Senseless(
-        "nothing is connected yet; an agent that never answers is a test of its own (`test_guest.py`)"
+        "nothing is connected yet; an agent that never answers is a test of its own (`test_failures.py`)"
     ),
     (Victim.AGENT, Moment.CREATE): _cell(1, "VM|agent", "agent-lost"),
     (Victim.AGENT, Moment.RUNNING): _cell(255, "", "agent-lost"),

@@ -1,6 +1,7 @@
 """Writes docs/failures.md: the table of what dies when, and each cell's result."""
 
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -23,8 +24,10 @@ Written by `python -m integration.chaos --all`; do not edit. What the columns me
 
 In every cell: State answers within 2 s as long as there is a daemon; no RPC but Wait outlives its deadline; what survives can be
 killed; nobody is told exit status 0 for a task that was lost; `kata-shimd why` names the cause; nothing is left on the host; the
-same id runs again afterwards.
+same id runs again afterwards. Where something is left at first, the page says why, and it is gone after the retry.
 """
+#: What ctr's logger puts before a warning.
+_LOGGED: Final = re.compile(r'time="[^"]*" level=')
 _PROGRAMS: Final = (
     ("containerd", "--version"),
     ("qemu-system-x86_64", "--version"),
@@ -88,12 +91,12 @@ def _row(results: Results, victim: Victim, moment: Moment) -> str:
         return f"| {moment} | | | | not played |"
     goes_on = "go on, and can be killed" if cell.survives else "are lost"
     if cell.leaves:
-        goes_on += f"; something is left until then: {cell.leaves}"
+        goes_on += f"; something is left at first: {cell.leaves}"
     why = f"{result.rule}: {_plain(result.sentence)}"
     return f"| {moment} | {result.code} | {_plain(result.said) or '(nothing)'} | {why} | {goes_on} |"
 
 
 def _plain(text: str) -> str:
     """One line that fits a table."""
-    line = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    line = " ".join(_LOGGED.sub("", text).split()).replace("|", "\\|").replace("<", "&lt;")
     return line if len(line) <= 220 else line[:220] + "…"

@@ -138,6 +138,8 @@ async def test_a_create_whose_vm_ends_names_that_end(world):
         async with asyncio.TaskGroup() as group:
             group.create_task(create())
             await testing.until(lambda: ("create_container", "c1") in w.guest.calls)
+            w.guest.die()
+            await asyncio.sleep(0)
             w.starter.machine.end("virtiofsd ended with status -9")
 
 
