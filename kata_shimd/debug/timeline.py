@@ -26,6 +26,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "boot-failed": "{error}",
     "agent-ready": "the agent answers",
     "agent-lost": "{error}",
+    "channel-lost": "{error}",
     "qmp-event": "{name} {data}",
     "qemu-ended": "{cause}",
     "vm-ended": "{cause}",

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,10 +197,25 @@ class Pod:
             )
             if container.id in self._unwanted:
                 raise Unavailable("create container", container.id, "containerd has gone, or given it up, meanwhile")
-        except BaseException:
+        except BaseException as error:
             await self._undo_create(container)
+            if isinstance(error, Unavailable) and container.id not in self._unwanted:
+                await self._blame_vm(container.id, error)
             raise
         return container
+
+    async def _blame_vm(self, container_id: str, error: Unavailable) -> None:
+        """The channel goes with the VM, and is seen to go first: of a VM that ends now, its end is the cause.
+
+        Half as long as `Watch` waits for the same, or a VM that is ended for its agent would be blamed.
+
+        :raises VmFailed: that cause, instead of an ``error`` which only says that the agent was not reached
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._budgets.follows / 2):
+                await self._vm_ended.wait()
+        if self.vm_exit is not None and not self._ending:
+            raise VmFailed("create container", container_id, self.vm_exit.cause, hint="see kata-shimd why") from error
 
     def _check_kind(self, container_id: str, kind: oci.Kind) -> None:
         """Exactly one container makes the pod, the first; the others say they belong to it."""
