@@ -29,7 +29,7 @@ A target that starts a process for each input is slow; it stops when its time is
 That each target can fail is a test of its own: a bug is planted in what it feeds, and has to be found.
 
 Found by a long run, now a test: a `root.path` that even root may not look at ended Create with an error of Python's own
-(`oci_specs`, seed 1, input 871201).
+(`oci_specs`, seed 1, input 871201; its row below is of the inputs from there on, before it nothing was found).
 
 | Target | What is fed |
 |---|---|
