@@ -170,7 +170,7 @@ class Booter:
         spec = oci.load(self._arguments.bundle)
         parts = self._parts
         settings = network_settings(spec, parts.loaded.config)
-        network = await PodNetwork.open(settings, parts.ledger, parts.journal.write)
+        network = await PodNetwork.open(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
         vm = await self._machine(network)
         try:
             agent = await self._reach(vm, self._sandbox(spec), network)

@@ -17,7 +17,7 @@ from kata_shimd.net import namespace, plan
 from kata_shimd.net.changes import Changes
 from kata_shimd.net.namespace import Namespace
 from kata_shimd.net.picture import Picture
-from kata_shimd.net.plan import Model
+from kata_shimd.net.plan import Model, Wire
 from kata_shimd.net.wiring import Made, Note, Wiring
 from kata_shimd.pod.network import GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
 
@@ -50,7 +50,7 @@ class PodNetwork:
         self._picture = Picture()
 
     @classmethod
-    async def open(cls, settings: Settings, ledger: Ledger, note: Note) -> "PodNetwork | None":
+    async def open(cls, settings: Settings, ledger: Ledger, launcher: Path, note: Note) -> "PodNetwork | None":
         """Find or make the namespace, and wire what is there. None when the VM stays in the daemon's namespace.
 
         :raises InvalidArgument: there is no such namespace, or the configuration contradicts itself
@@ -67,7 +67,7 @@ class PodNetwork:
             failed.callback(space.close)
             changes = await Changes.of(space)  # first, so that nothing happens between looking and listening
             failed.callback(changes.close)
-            wiring = Wiring(space, ledger, queues=settings.queues, vhost=settings.vhost, note=note)
+            wiring = Wiring(space, ledger, launcher, queues=settings.queues, vhost=settings.vhost, note=note)
             network = cls(space, changes, wiring, settings, note)
             failed.callback(network.hand_over)
             await network._begin()
@@ -166,24 +166,35 @@ class PodNetwork:
         for error in todo.refused:
             self._refuse(error)
         for wire in todo.wires:
-            await self._plug(await self._wiring.make(wire), plug)
+            await self._plug(await self._make(wire), plug)
         await self.tell(agent)
 
+    async def _make(self, wire: Wire) -> Made:
+        try:
+            return await self._wiring.make(wire)
+        except ShimError:
+            await self._wiring.undo(wire)
+            raise
+
     async def _plug(self, made: Made, plug: NicPlug) -> None:
+        """Give the VM a device; one that it does not take is undone, to be tried again when something else changes."""
         index = made.wire.link.index
         try:
             self._paths[index] = await plug.plug_nic(made.nic)
-        finally:
+        except ShimError:
             made.close()
+            await self._wiring.undo(made.wire)
+            raise
+        made.close()
         self._made[index] = made
 
     async def _lose(self, index: int, plug: NicPlug) -> None:
         """The link was taken away. A device that was there at boot cannot be unplugged, and stays without a cable."""
         made = self._made.pop(index)
-        self._wiring.forget(made)
         self._note("nic-lost", link=made.wire.link.name)
         if self._paths.pop(index, None) is not None:
             await plug.unplug_nic(made.nic.id)
+        await self._wiring.undo(made.wire)
 
     def _refuse(self, error: ShimError) -> None:
         """Say once what cannot be had."""
