@@ -23,6 +23,7 @@ def network(host: Host) -> Iterator[cni.Network]:
 
 
 def bridge_of(host: Host, name: str, *subnets: str, **how: int) -> Iterator[cni.Network]:
-    """The bridge plugin makes its bridge with the first pod; nobody ever removes one."""
+    """The plugin would make its bridge with the first pod, and nobody would ever remove it."""
+    cni.ip(host, "link", "add", name, "type", "bridge")
     yield cni.bridge(host, name, *subnets, **how)
-    host.run(["ip", "link", "delete", name])
+    cni.ip(host, "link", "delete", name)
