@@ -1,5 +1,6 @@
 """What a pod's network can be made of: models, kinds of links, sizes, and interfaces that come late."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from integration.harness import cni
-from integration.harness.ctr import Ctr
+from integration.harness.ctr import Ctr, Done
 from integration.harness.host import Host
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.net.conftest import bridge_of
 
 LATE = 30 * SCALE
+_numbers = itertools.count(1)
+
+
+def exec_in(ctr: Ctr, name: str, *argv: str) -> Done:
+    return ctr.exec(name, f"e{next(_numbers)}", *argv)
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +96,13 @@ def test_without_a_path_the_pod_has_a_namespace_of_its_own(ctr: Ctr, host: Host,
         pid = ctr.tasks()[name][0]
         theirs = f"/proc/{pid}/ns/net"
         assert Path(theirs).stat().st_ino != Path(f"/proc/{host.pid}/ns/net").stat().st_ino
-        assert ctr.exec(name, "e", "ls", "/sys/class/net").ok().out.split() == ["lo"]
+        assert exec_in(ctr, name, "ls", "/sys/class/net").ok().out.split() == ["lo"]
         put_cable(host, pid)
-        eventually(
-            "eth0 in the guest", lambda: ctr.exec(name, "e", "ip", "addr", "show", "eth0").code == 0, within=LATE
-        )
-        eventually("its route", lambda: "via 10.92.0.1" in ctr.exec(name, "e", "ip", "route").out, within=LATE)
-        assert "64 bytes from 10.92.0.1" in ctr.exec(name, "e", "ping", "-c", "2", "-w", "20", "10.92.0.1").ok().out
+        eventually("eth0 in the guest", lambda: exec_in(ctr, name, "ip", "addr", "show", "eth0").code == 0, within=LATE)
+        eventually("its route", lambda: "via 10.92.0.1" in exec_in(ctr, name, "ip", "route").out, within=LATE)
+        assert "64 bytes from 10.92.0.1" in exec_in(ctr, name, "ping", "-c", "2", "-w", "20", "10.92.0.1").ok().out
         cni.ip(host, "link", "delete", "late0")
-        eventually("eth0 gone", lambda: ctr.exec(name, "e", "ls", "/sys/class/net").out.split() == ["lo"], within=LATE)
+        eventually("eth0 gone", lambda: exec_in(ctr, name, "ls", "/sys/class/net").out.split() == ["lo"], within=LATE)
     finally:
         ctr.remove(name)
 
