@@ -114,10 +114,7 @@ class PodNetwork:
         if self._settings.model is Model.NONE:
             return
         while await supervise.first_of(ended(), self._changes.wait()) == 1:
-            try:
-                await self._catch_up(agent, plug)
-            except ShimError as error:
-                self._note("network-failed", error=str(error))
+            await self._attempt(self._catch_up(agent, plug))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -157,17 +154,27 @@ class PodNetwork:
             if error.code is not Code.UNIMPLEMENTED:
                 raise
 
+    async def _attempt(self, step: Awaitable[None]) -> None:
+        """One step of several that do not depend on each other: a failure is told, and the pod goes on."""
+        try:
+            await step
+        except ShimError as error:
+            self._note("network-failed", error=str(error))
+
     async def _catch_up(self, agent: NetworkAgent, plug: NicPlug) -> None:
         self._picture = await self._look()
         there = {link.index for link in self._picture.links}
         for index in [index for index in self._made if index not in there]:
-            await self._lose(index, plug)
+            await self._attempt(self._lose(index, plug))
         todo = plan.plan(self._picture, self._settings.model, self._made)
         for error in todo.refused:
             self._refuse(error)
         for wire in todo.wires:
-            await self._plug(await self._make(wire), plug)
+            await self._attempt(self._add(wire, plug))
         await self.tell(agent)
+
+    async def _add(self, wire: Wire, plug: NicPlug) -> None:
+        await self._plug(await self._make(wire), plug)
 
     async def _make(self, wire: Wire) -> Made:
         try:
