@@ -74,6 +74,33 @@ def test_several_interfaces_each_with_its_routes(
     assert [f"64 bytes from 10.{net}.0.1" in out for net in (88, 89, 90)] == [True] * 3
 
 
+def test_a_tap_that_is_there_already_is_the_guests_cable(ctr: Ctr, host: Host, name: str) -> None:
+    """On a bridge inside the pod's namespace, as some plugins leave it; the guest's address is on the tap."""
+    cni.ip(host, "link", "add", "cable0", "type", "veth", "peer", "name", "up0")
+    try:
+        cni.ip(host, "addr", "add", "10.94.0.1/24", "dev", "cable0")
+        cni.ip(host, "link", "set", "cable0", "up")
+        with cni.namespace(host, "tapped") as space:
+            cni.ip(host, "link", "set", "up0", "netns", "tapped")
+            # The namespace must not answer for the guest.
+            cni.inside(host, "tapped", "sysctl", "-q", "-w", "net.ipv4.conf.all.arp_ignore=1")
+            for words in (
+                "link add br0 type bridge",
+                "tuntap add tap0 mode tap",
+                "link set up0 master br0",
+                "link set tap0 master br0",
+                "link set up0 up",
+                "link set br0 up",
+                "link set tap0 up",
+                "addr add 10.94.0.2/24 dev tap0",
+            ):
+                cni.ip(host, *words.split(), netns="tapped")
+            out = ctr.run(name, "ping", "-c", "2", "-w", "20", "10.94.0.1", options=cni.words([space.path])).ok().out
+    finally:
+        host.run(["ip", "link", "delete", "cable0"])
+    assert "64 bytes from 10.94.0.1" in out
+
+
 def test_the_model_macvtap(ctr: Ctr, host: Host, network: cni.Network, name: str, tmp_path: Path) -> None:
     with cni.namespace(host, "macvtap", network) as space:
         script = "ping -c 2 -w 20 10.88.0.1"

@@ -388,6 +388,40 @@ async def test_a_device_that_the_vm_does_not_take_leaves_nothing_and_is_tried_ag
     assert scene.state() == before
 
 
+async def test_a_later_daemon_takes_the_network_over(scene: Scene) -> None:
+    """It leaves alone what is wired, sees what came while no daemon was there, and unplugs what came late."""
+    scene.ip("tuntap add tap0 mode tap")
+    veth(scene)
+    for words in ("addr add 10.7.0.2/24 dev eth0", "addr add 10.8.0.2/24 dev tap0", "link set tap0 up"):
+        scene.ip(words)
+    first = await scene.open()
+    macs = [nic.mac for nic in first.nics]
+    first.close()
+    scene.ip("link add mv0 link peer type macvlan mode bridge")
+    scene.ip("addr add 10.9.0.2/24 dev mv0")
+    settings, guest = Settings(path=str(scene.path)), Guest()
+    second = await PodNetwork.adopt(settings, Ledger(scene.pod), LAUNCHER, scene._note)
+    assert second is not None
+    assert [nic.mac for nic in second.nics] == macs
+
+    async def catch_up() -> None:
+        async with asyncio.timeout(10):
+            await guest.happened.wait()
+        guest.happened.clear()
+        assert [interface.name for interface in guest.network.interfaces] == ["mv0"]
+        assert len(guest.plugged) == 1
+        scene.ip("link delete mv0")
+        async with asyncio.timeout(10):
+            await guest.happened.wait()
+
+    await following(second, guest, catch_up)
+    assert guest.plugged == []
+    second.close()
+    first.hand_over()
+    scene.undo()
+    assert {link["ifname"] for link in scene.links()} == {"lo", "tap0", "peer", "eth0"}
+
+
 #: Wires what is there, dying after so many lines of the ledger; 0 ends by itself, with everything made.
 MORTAL = """
 import asyncio, sys
@@ -402,7 +436,7 @@ asyncio.run(PodNetwork.open(Settings(path=space, model=Model(model)), ledger, Pa
 
 
 @pytest.mark.parametrize(
-    ("model", "at"), [*(("tcfilter", at) for at in (1, 2, 3, 0)), *(("macvtap", at) for at in (1, 2, 0))]
+    ("model", "at"), [*(("tcfilter", at) for at in (1, 2, 3, 4, 0)), *(("macvtap", at) for at in (1, 2, 3, 0))]
 )
 def test_a_daemon_killed_at_every_record(scene: Scene, model: str, at: int) -> None:
     veth(scene)
