@@ -11,6 +11,7 @@ import pytest
 from integration.harness import cni
 from integration.harness.ctr import Ctr, Done
 from integration.harness.host import Host
+from integration.harness.pods import Pod, pod_hash
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.net.conftest import bridge_of
@@ -175,6 +176,25 @@ def test_what_undo_takes_away_lets_the_namespace_be_used_again(
                 f"{name}-{number}", "ping", "-c", "1", "-w", "20", "10.88.0.1", options=cni.words([space.path])
             )
             assert "64 bytes" in done.ok().out
-            left = json.loads(cni.ip(host, "-json", "link", "show", netns="again"))
-            assert [link["ifname"] for link in left] == ["lo", "eth0"]
-            assert "ingress" not in cni.inside(host, "again", "tc", "qdisc", "show")
+            assert wires(host, "again") == ({"lo", "eth0"}, False)
+
+
+@pytest.mark.parametrize("victim", ["daemon", "qemu"])
+def test_what_dies_leaves_the_namespace_as_it_was(
+    ctr: Ctr, host: Host, network: cni.Network, name: str, victim: str
+) -> None:
+    """The redirection hangs on a link that is the plugin's: nothing but undoing takes it away."""
+    with cni.namespace(host, "killed", network) as space:
+        ctr.start(name, "sleep", "86400", options=cni.words([space.path]))
+        try:
+            assert "ingress" in cni.inside(host, "killed", "tc", "qdisc", "show", "dev", "eth0")
+            pod = Pod(host.run_dir, pod_hash(str(ctr.containerd.address), ctr.namespace, name))
+            pod.process(victim).kill()
+        finally:
+            ctr.remove(name)
+        eventually("the redirection gone", lambda: wires(host, "killed") == ({"lo", "eth0"}, False), within=LATE)
+
+
+def wires(host: Host, netns: str) -> tuple[set[str], bool]:
+    links = json.loads(cni.ip(host, "-json", "link", "show", netns=netns))
+    return {link["ifname"] for link in links}, "ingress" in cni.inside(host, netns, "tc", "qdisc", "show")
