@@ -35,6 +35,7 @@ class Kind(StrEnum):
     CGROUP = "cgroup"
     NETNS = "netns"
     LINK = "link"
+    QDISC = "qdisc"
 
 
 class Phase(StrEnum):

@@ -16,7 +16,7 @@ from kata_shimd.config.model import Accelerator as ConfiguredAccelerator
 from kata_shimd.vm import accel, virtiofsd
 from kata_shimd.vm.argv import argv
 from kata_shimd.vm.spec import Wires
-from kata_shimd.vmspec import vm_budgets, vm_spec
+from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
 
 CHOICE = accel.Choice(accel.Accelerator.TCG, "test")
 WIRES = Wires(monitor=3, debug_monitor=4, console=5, share=6, agent=7, extra_monitor=8)
@@ -42,7 +42,11 @@ def sandbox(config):
     arguments = SimpleNamespace(bundle=HERE / "nowhere", sandbox_id="s")
     parts = SimpleNamespace(loaded=SimpleNamespace(config=config))
     booter = assembly.Booter(arguments, parts, CHOICE, config.deadlines(ConfiguredAccelerator.KVM))
-    return " ".join(booter._sandbox().kernel_modules)
+    return " ".join(booter._sandbox({}).kernel_modules)
+
+
+def network(config):
+    return str(network_settings({"linux": {"namespaces": [{"type": "network"}]}}, config))
 
 
 def deadlines(config):
@@ -91,6 +95,9 @@ ACTS = {
     "agent.kata.dial_timeout": (deadlines, A + "dial_timeout = 77", "dial=77.0"),
     "agent.kata.launch_process_timeout": (qemu, A + "launch_process_timeout = 9", "agent.launch_process_timeout=9"),
     "runtime.create_container_timeout": (deadlines, "[runtime]\ncreate_container_timeout = 77", "create_container=77.0"),
+    "hypervisor.qemu.disable_vhost_net": (network, Q + "disable_vhost_net = true", "vhost=False"),
+    "runtime.internetworking_model": (network, '[runtime]\ninternetworking_model = "macvtap"', "Model.MACVTAP"),
+    "runtime.disable_new_netns": (network, "[runtime]\ndisable_new_netns = true", "new_namespace=False"),
     "shimd.guest_dir": (qemu, S + 'guest_dir = "/g"', "-kernel /g/vmlinuz"),
     "shimd.agent_transport": (lambda config: vm_spec("s", config, CHOICE).transport, S + 'agent_transport = "vsock"', "vsock"),
     "shimd.time_scale": (deadlines, S + "time_scale = 7", "kill=35.0"),

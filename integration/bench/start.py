@@ -44,7 +44,8 @@ class Node:
         path.mkdir(parents=True, exist_ok=True)
         kind = "sandbox" if name == sandbox else "container"
         annotations = {f"{NOTES}.container-type": kind, f"{NOTES}.sandbox-id": sandbox}
-        (path / "config.json").write_text(json.dumps({"ociVersion": "1.0.2", "annotations": annotations}))
+        spec = {"ociVersion": "1.0.2", "annotations": annotations, "linux": {"namespaces": [{"type": "network"}]}}
+        (path / "config.json").write_text(json.dumps(spec))
         return path
 
     def verb(self, binary: Path, name: str, bundle: Path, *words: str, **env: str) -> float:

@@ -76,6 +76,7 @@ class ExtraMonitor(StrEnum):
 
 class InternetworkingModel(StrEnum):
     TCFILTER = "tcfilter"
+    MACVTAP = "macvtap"
     NONE = "none"
 
 
