@@ -65,6 +65,8 @@ class Shim:
     server: Server
     publisher: EventPublisher
     calls: set[Boundary]
+    #: How long the last events, and then the last replies, may take on the way out.
+    teardown_step: float
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     choice = accel.choose(accel.Setting(parts.loaded.config.shimd.accelerator.value))
     parts.journal.write("accelerator", choice=str(choice.accelerator), why=choice.why)
     timeouts = parts.loaded.config.deadlines(Accelerator(choice.accelerator.value))
-    publisher = EventPublisher(parts.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)
+    publisher = _publisher(arguments, parts, timeouts)
     loggers = _loggers(arguments, parts, timeouts)
     south = South(
         vmm=Booter(arguments, parts, choice, timeouts),
@@ -141,12 +143,18 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         on_lost=abandonment.lost,
     )
     parts.group.create_task(publisher.run(), name="publisher")
-    return Shim(pod, server, publisher, calls)
+    return Shim(pod, server, publisher, calls, timeouts.teardown_step)
+
+
+def _publisher(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> EventPublisher:
+    address = parts.environ.get("TTRPC_ADDRESS", "")
+    return EventPublisher(address, arguments.namespace, attempt=timeouts.publish_event)
 
 
 def _loggers(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> Loggers:
     gate = Gate(launcher=arguments.launcher)
-    return Loggers(parts.ledger, gate, arguments.namespace, ready_seconds=timeouts.hotplug)
+    seconds = {"ready_seconds": timeouts.hotplug, "end_seconds": timeouts.teardown_step}
+    return Loggers(parts.ledger, gate, arguments.namespace, **seconds)
 
 
 def budgets(timeouts: Timeouts) -> Budgets:
@@ -154,18 +162,26 @@ def budgets(timeouts: Timeouts) -> Budgets:
     return Budgets(
         kill=timeouts.kill,
         drain=timeouts.drain,
+        reader_stall=timeouts.reader_stall,
         no_progress=timeouts.output_stall,
         execs_end=timeouts.execs_end,
         last_stats=timeouts.stop_agent,
         stop=timeouts.stop_agent,
         create_wait=timeouts.create_wait,
+        abandoned_wait=timeouts.abandoned_wait,
         health_interval=timeouts.health_interval,
+        follows=timeouts.last_words,
     )
 
 
 def agent_deadlines(timeouts: Timeouts) -> Deadlines:
     """The agent's share of them."""
-    return Deadlines(check=timeouts.health, create_container=timeouts.create_container, usual=timeouts.agent_rpc)
+    return Deadlines(
+        check=timeouts.health,
+        create_sandbox=timeouts.create_sandbox,
+        create_container=timeouts.create_container,
+        usual=timeouts.agent_rpc,
+    )
 
 
 class Booter:

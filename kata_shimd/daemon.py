@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
@@ -27,9 +27,6 @@ from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
 
 _log = logging.getLogger(__name__)
-
-#: How long the last replies and events may take on the way out.
-DRAIN_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +189,11 @@ async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
     """The polite half of the end, each step within its budget; `undo` is the other half."""
     await shim.pod.stop_vm()
     try:
-        async with asyncio.timeout(DRAIN_SECONDS):
+        async with asyncio.timeout(shim.teardown_step):
             await shim.publisher.drained.wait()
     except TimeoutError:
         parts.journal.write("events-dropped")
-    await shim.server.close(DRAIN_SECONDS)
+    await shim.server.close(shim.teardown_step)
 
 
 def _die_at(environ: Mapping[str, str]) -> int | None:

@@ -4,6 +4,7 @@ The table is complete by a test of its own, so a key cannot become supported wit
 """
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,9 +52,11 @@ def network(config):
 
 def deadlines(config):
     timeouts = config.deadlines(ConfiguredAccelerator.KVM)
-    loggers = assembly._loggers(SimpleNamespace(launcher=HERE, namespace="n"), SimpleNamespace(ledger=None), timeouts)
+    arguments, parts = SimpleNamespace(launcher=HERE, namespace="n"), SimpleNamespace(ledger=None, environ={})
+    loggers = assembly._loggers(arguments, parts, timeouts)
+    publisher = assembly._publisher(arguments, parts, timeouts)
     shares = assembly.budgets(timeouts), vm_budgets(timeouts), assembly.agent_deadlines(timeouts)
-    return f"{shares} logger={loggers._ready}"
+    return f"{shares} logger={loggers._ready} logger_end={loggers._end} event={publisher._attempt}"
 
 
 def console(config):
@@ -66,6 +69,8 @@ SHARES = {
     "hello_interval": "hello_interval", "health": "check", "health_interval": "health_interval", "agent_rpc": "usual",
     "kill": "kill", "qmp": "qmp", "hotplug": "logger", "stop_agent": "stop", "stop_quit": "quit", "stop_term": "term",
     "drain": "drain", "output_stall": "no_progress", "execs_end": "execs_end", "create_wait": "create_wait",
+    "create_sandbox": "create_sandbox", "virtiofsd": "virtiofsd", "stop_kill": "killed", "last_words": "last_words",
+    "reader_stall": "reader_stall", "abandoned_wait": "abandoned_wait", "teardown_step": "logger_end", "publish_event": "event",
 }  # fmt: skip
 #: Key → (what looks, a configuration with the key, what is then seen and is not by default).
 ACTS = {
@@ -140,6 +145,16 @@ def test_a_supported_key_acts(key):
 
 def test_every_supported_key_has_a_line():
     assert {key.dotted for key in supported()} == {*ACTS, *ELSEWHERE}
+
+
+@pytest.mark.parametrize(
+    "share", [assembly.budgets, vm_budgets, assembly.agent_deadlines], ids=lambda share: share.__name__
+)
+def test_no_deadline_stays_out_of_the_time_scale(share):
+    """One that the composition forgets would have its own default, whatever the accelerator."""
+    timeouts = configured("").timeouts
+    once, thrice = asdict(share(timeouts)), asdict(share(timeouts.times(3)))
+    assert thrice == {name: 3 * seconds for name, seconds in once.items()}
 
 
 @pytest.mark.parametrize("where", sorted(set(ELSEWHERE.values())))

@@ -94,6 +94,9 @@ def vm_budgets(timeouts: Timeouts) -> Budgets:
         hotplug=timeouts.hotplug,
         quit=timeouts.stop_quit,
         term=timeouts.stop_term,
+        killed=timeouts.stop_kill,
+        last_words=timeouts.last_words,
+        virtiofsd=timeouts.virtiofsd,
     )
 
 

@@ -130,7 +130,7 @@ def opened() -> Iterator[Callable[[Any], None]]:
 
 
 async def _client(sock: socket.socket) -> AgentClient:
-    return AgentClient(sock, Deadlines(10, 10, 10))
+    return AgentClient(sock, Deadlines(check=10, create_sandbox=10, create_container=10, usual=10))
 
 
 async def _closed(agent: AgentClient) -> None:

@@ -17,7 +17,7 @@ from kata_shimd.agent.client import AgentClient, Deadlines
 from kata_shimd.vm import user
 from kata_shimd.vm.spec import ExtraMonitor
 
-DEADLINES = Deadlines(30 * SCALE, 60 * SCALE, 60 * SCALE)
+DEADLINES = Deadlines(check=30 * SCALE, create_sandbox=60 * SCALE, create_container=60 * SCALE, usual=60 * SCALE)
 
 
 def status(pid):

@@ -34,11 +34,12 @@ MAX_TEXT: Final = 2048
 MAX_WRITE: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
     """Seconds, already scaled to the accelerator (`kata.md` §3.1)."""
 
     check: float = 30.0
+    create_sandbox: float = 60.0
     create_container: float = 60.0
     usual: float = 60.0
 
@@ -77,7 +78,7 @@ class AgentClient:
             sandbox_id=sandbox.sandbox_id,
             kernel_modules=[_module(line) for line in sandbox.kernel_modules],
         )
-        await self._do(rpcs.CREATE_SANDBOX, request)
+        await self._call(rpcs.CREATE_SANDBOX, request, self._deadlines.create_sandbox)
 
     async def destroy_sandbox(self) -> None:
         await self._do(rpcs.DESTROY_SANDBOX, pb.DestroySandboxRequest())

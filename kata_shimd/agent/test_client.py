@@ -51,7 +51,9 @@ async def talk(guest, work, deadline=5.0):
     ours, theirs = socket.socketpair()
     async with Server(None, guest.services, drain_budget=0) as server:
         server.adopt(theirs)
-        agent = AgentClient(ours, Deadlines(deadline, deadline, deadline))
+        agent = AgentClient(
+            ours, Deadlines(check=deadline, create_sandbox=deadline, create_container=deadline, usual=deadline)
+        )
         try:
             return await work(agent)
         finally:

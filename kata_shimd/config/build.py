@@ -171,7 +171,7 @@ RULES: Final = (
     Rule(
         "shimd.timeouts.stop",
         lambda config: _stop_steps(config.timeouts) <= config.timeouts.stop,
-        "is less than stop_agent, stop_quit and stop_term together",
+        "is less than stop_agent, stop_quit, stop_term and stop_kill together",
     ),
     Rule(
         "hypervisor.qemu.seccompsandbox",
@@ -183,7 +183,7 @@ RULES: Final = (
 
 
 def _stop_steps(timeouts: Timeouts) -> float:
-    return timeouts.stop_agent + timeouts.stop_quit + timeouts.stop_term
+    return timeouts.stop_agent + timeouts.stop_quit + timeouts.stop_term + timeouts.stop_kill
 
 
 def _broken_rules(config: Config, origin: Mapping[str, Origin]) -> list[Problem]:

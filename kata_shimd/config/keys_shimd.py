@@ -23,10 +23,6 @@ def _deadline(name: str, seconds: float, meaning: str, *, inside: bool = False) 
     return T.acts(name, SHORT, seconds, meaning, kata=ABSENT, inside=inside)
 
 
-def _held_deadline(name: str, seconds: float, meaning: str) -> Key:
-    return T.held(name, SHORT, seconds, meaning, kata=ABSENT, field=name)
-
-
 SHIMD_KEYS: Final[tuple[Key, ...]] = (
     S.acts(
         "strict",
@@ -79,23 +75,32 @@ TIMEOUT_KEYS: Final[tuple[Key, ...]] = (
     _deadline("hello_interval", 0.25, "between two attempts to greet the agent over virtio-serial"),
     _deadline("health", 30, "one health check of the agent"),
     _deadline("health_interval", 5, "between two health checks"),
-    _held_deadline("create_sandbox", 60, "setting up the sandbox in the guest"),
+    _deadline("create_sandbox", 60, "setting up the sandbox in the guest"),
     _deadline("agent_rpc", 60, "any other RPC to the agent that has no deadline of its own"),
-    _held_deadline("state", 2, "State, Connect and Pids, which answer from memory"),
     _deadline("kill", 5, "SIGKILL in the guest, before the VM is killed instead"),
     _deadline("qmp", 10, "QEMU's start up to its monitor, and one QMP command"),
-    _held_deadline("virtiofsd", 10, "virtiofsd's start"),
+    _deadline("virtiofsd", 10, "virtiofsd saying which one it is, before it is started"),
     _deadline("hotplug", 30, "a hot-plugged device becoming usable in the guest"),
-    _deadline("stop", 10, "stopping a VM, all in all: the steps below may not add up to more", inside=True),
+    _deadline("stop", 20, "stopping a VM, all in all: the steps below may not add up to more", inside=True),
     _deadline("stop_agent", 3, "of which: for the agent"),
     _deadline("stop_quit", 2, "of which: for QEMU to quit when asked through QMP"),
     _deadline("stop_term", 2, "of which: for QEMU to end after SIGTERM"),
-    _held_deadline("teardown_step", 5, "one step of taking a pod down"),
+    _deadline("stop_kill", 10, "of which: for QEMU to die of SIGKILL, when the kernel holds it"),
+    _deadline(
+        "last_words",
+        1,
+        "what comes just after an end: QEMU's own after its agent's or virtiofsd's, its last events and state",
+    ),
+    _deadline(
+        "teardown_step", 2, "one step of taking down a pod: the last events, the last replies, the end of a logger"
+    ),
     _deadline("drain", 10, "the guest handing over the rest of an ended process's output"),
+    _deadline("reader_stall", 1, "a reader of output that takes nothing, before its process may end without it"),
     _deadline("output_stall", 10, "a reader of output that takes nothing, after its container was deleted"),
     _deadline("execs_end", 5, "execs that outlive their container's init"),
-    _held_deadline("publish_event", 5, "one attempt to hand an event to containerd"),
+    _deadline("publish_event", 5, "one attempt to hand an event to containerd"),
     _deadline("create_wait", 60, "a booted pod waiting for its first Create before it removes itself"),
+    _deadline("abandoned_wait", 5, "the same, once containerd has had the pod deleted"),
 )
 
 KEYS: Final[tuple[Key, ...]] = (*SHIMD_KEYS, *TIMEOUT_KEYS)

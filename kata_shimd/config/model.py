@@ -96,7 +96,6 @@ class Timeouts:
     create_sandbox: float
     create_container: float
     agent_rpc: float
-    state: float
     kill: float
     qmp: float
     virtiofsd: float
@@ -105,12 +104,16 @@ class Timeouts:
     stop_agent: float
     stop_quit: float
     stop_term: float
+    stop_kill: float
+    last_words: float
     teardown_step: float
     drain: float
+    reader_stall: float
     output_stall: float
     execs_end: float
     publish_event: float
     create_wait: float
+    abandoned_wait: float
 
     def scaled(self, accelerator: Accelerator) -> "Timeouts":
         """The same deadlines for this accelerator."""

@@ -49,7 +49,10 @@ TIME: Final = """\
 ## Deadlines
 
 Deadlines are for KVM; each is multiplied by one factor: {factors}, or `shimd.time_scale` when it is not 0. The deadlines for
-reaching the agent and for creating a container are Kata's `dial_timeout` and `create_container_timeout`."""
+reaching the agent and for creating a container are Kata's `dial_timeout` and `create_container_timeout`.
+
+State, Connect, Pids, CloseIO, Checkpoint and Shutdown have no deadline, for they wait for nothing; Wait has none, for it waits for
+an end. The launcher's own waits are fixed: it runs before anyone has chosen an accelerator, and waits for the host alone."""
 
 ANNOTATIONS: Final = """\
 ## Annotations

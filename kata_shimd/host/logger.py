@@ -26,17 +26,19 @@ _log = logging.getLogger(__name__)
 
 #: How long containerd's own shim waits between SIGTERM and SIGKILL.
 GRACE_MS: Final = 12_000
-#: How long a Delete waits for a logger to take what is left in its pipes.
-LAST_WORDS: Final = 2.0
 #: Descriptors we hand on are kept clear of the numbers the logger expects.
 _CLEAR: Final = 16
 
 
 class Loggers:
-    """Starts loggers of a pod's containers, in the containers' scopes of the ledger."""
+    """Starts loggers of a pod's containers, in the containers' scopes of the ledger.
 
-    def __init__(self, ledger: Ledger, gate: Gate, namespace: str, *, ready_seconds: float) -> None:
-        self._ledger, self._gate, self._namespace, self._ready = ledger, gate, namespace, ready_seconds
+    One has ``ready_seconds`` to say that it is ready, and at Delete ``end_seconds`` to take what is left in its pipes.
+    """
+
+    def __init__(self, ledger: Ledger, gate: Gate, namespace: str, *, ready_seconds: float, end_seconds: float) -> None:
+        self._ledger, self._gate, self._namespace = ledger, gate, namespace
+        self._ready, self._end = ready_seconds, end_seconds
         self._running: dict[str, list[Process]] = {}
 
     async def start(self, container_id: str, uri: str) -> tuple[PipeSink, PipeSink]:
@@ -68,10 +70,10 @@ class Loggers:
         self._running[container_id] = [*alive, process]
 
     async def settle(self, container_id: str) -> None:
-        """The pipes of a container's loggers are closed: wait until they have ended, at most `LAST_WORDS`."""
+        """The pipes of a container's loggers are closed: wait until they have ended, at most ``end_seconds``."""
         running = self._running.pop(container_id, [])
         try:
-            async with asyncio.timeout(LAST_WORDS):
+            async with asyncio.timeout(self._end):
                 for process in running:
                     await process.wait()
         except TimeoutError:

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from kata_shimd.errors import InvalidArgument
-from kata_shimd.host import logger
 from kata_shimd.host.logger import Loggers, arguments
 
 
@@ -41,7 +40,7 @@ class Running:
 
 @pytest.fixture
 def loggers():
-    return Loggers(None, None, "ns", ready_seconds=1)
+    return Loggers(None, None, "ns", ready_seconds=1, end_seconds=60)
 
 
 async def test_delete_waits_for_the_ends_of_its_own_loggers(loggers):
@@ -55,8 +54,8 @@ async def test_delete_waits_for_the_ends_of_its_own_loggers(loggers):
         mine.ended.set()
 
 
-async def test_a_logger_that_does_not_end_is_not_waited_for_any_longer(loggers, monkeypatch):
-    monkeypatch.setattr(logger, "LAST_WORDS", 0.01)
+async def test_a_logger_that_does_not_end_is_not_waited_for_any_longer():
+    loggers = Loggers(None, None, "ns", ready_seconds=1, end_seconds=0.01)
     loggers._remember("c1", Running())
     await asyncio.wait_for(loggers.settle("c1"), 1)
     await asyncio.wait_for(loggers.settle("c1"), 1)

@@ -16,7 +16,7 @@ from typing import Final
 from kata_shimd import supervise
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, FailedPrecondition, NotFound, ShimError, Unavailable
 from kata_shimd.pod.lifecycle import EXEC, INIT, Do, Life, State
-from kata_shimd.pod.ports import Agent, Streams
+from kata_shimd.pod.ports import Agent, Sink, Streams
 from kata_shimd.pod.pump import Input, Output
 from kata_shimd.pod.values import LOST, Exit, Snapshot, Stdio
 
@@ -31,6 +31,7 @@ class Budgets:
 
     kill: float = 10.0
     drain: float = 10.0
+    reader_stall: float = 1.0
     no_progress: float = 10.0
     execs_end: float = 5.0
     last_stats: float = 1.0
@@ -93,9 +94,12 @@ class Process:
         stderr = "" if self.stdio.terminal else self.stdio.stderr
         out, err = await streams.open_sinks(self.container_id, self.stdio.stdout, stderr)
         self._input = Input(source, self._write_stdin, self._close_stdin)
-        self._outputs = (Output(self._reader(self._agent.read_stdout), out),)
+        self._outputs = (self._output(self._agent.read_stdout, out),)
         if not self.stdio.terminal:
-            self._outputs += (Output(self._reader(self._agent.read_stderr), err),)
+            self._outputs += (self._output(self._agent.read_stderr, err),)
+
+    def _output(self, read: Callable[[str, str, int], Awaitable[bytes]], sink: Sink | None) -> Output:
+        return Output(self._reader(read), sink, stall=self._budgets.reader_stall)
 
     def _reader(self, read: Callable[[str, str, int], Awaitable[bytes]]) -> Callable[[int], Awaitable[bytes]]:
         return lambda length: read(self.container_id, self.exec_id, length)

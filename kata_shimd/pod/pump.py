@@ -20,8 +20,6 @@ _log = logging.getLogger(__name__)
 CHUNK: Final = 256 << 10
 #: Reading from the guest pauses while this much waits for the host's reader.
 HIGH_WATER: Final = 1 << 20
-#: A reader that takes nothing for this long is stalled: its process may be waited for before its output is drained.
-STALL_SECONDS: Final = 1.0
 #: After the process has ended its pipe is emptied whatever waits; a guest that has more than this to say is lying.
 MAX_DRAIN: Final = 4 << 20
 #: What a piece costs beside its bytes, so that a guest that answers byte by byte is bounded all the same.
@@ -31,11 +29,12 @@ PIECE: Final = 32
 class Output:
     """One stream from the guest to the host.
 
-    `drained` is set when the guest has no more, `stalled` while the host's reader takes nothing, `closed` when all is handed over.
+    `drained` is set when the guest has no more, `closed` when all is handed over, `stalled` once the host's reader has taken
+    nothing for ``stall`` seconds: its process may then be waited for before its output is drained.
     """
 
-    def __init__(self, read: Callable[[int], Awaitable[bytes]], sink: Sink | None) -> None:
-        self._read, self._sink = read, sink
+    def __init__(self, read: Callable[[int], Awaitable[bytes]], sink: Sink | None, *, stall: float) -> None:
+        self._read, self._sink, self._stall = read, sink, stall
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._draining = False
@@ -98,7 +97,7 @@ class Output:
 
     async def _wait_taken(self) -> None:
         try:
-            async with asyncio.timeout(STALL_SECONDS):
+            async with asyncio.timeout(self._stall):
                 await self._changed.wait()
         except TimeoutError:
             self.stalled.set()

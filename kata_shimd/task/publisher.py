@@ -23,8 +23,6 @@ from kata_shimd.ttrpc import Client, RpcError
 
 _log = logging.getLogger(__name__)
 
-#: Longest wait for containerd to take one event.
-FORWARD_SECONDS: Final = 5.0
 #: Pause between attempts, doubled up to the last.
 RETRY_SECONDS: Final = (0.1, 5.0)
 #: Events kept while containerd is away; beyond, the oldest goes (clients learn exits from Wait and State as well).
@@ -32,10 +30,10 @@ MAX_WAITING: Final = 65536
 
 
 class EventPublisher:
-    """Run `run` as a task; `drained` tells when nothing waits."""
+    """Run `run` as a task; `drained` tells when nothing waits. containerd has ``attempt`` seconds to take one event."""
 
-    def __init__(self, address: str, namespace: str) -> None:
-        self._address, self._namespace = address, namespace
+    def __init__(self, address: str, namespace: str, *, attempt: float) -> None:
+        self._address, self._namespace, self._attempt = address, namespace, attempt
         self._waiting: deque[forward.ForwardRequest] = deque(maxlen=MAX_WAITING)
         self._more = asyncio.Event()
         self.drained = asyncio.Event()
@@ -63,7 +61,7 @@ class EventPublisher:
         while True:
             await self._more.wait()
             try:
-                async with asyncio.timeout(FORWARD_SECONDS):
+                async with asyncio.timeout(self._attempt):
                     sock = await _connect(self._address)
                 async with Client(sock) as client:
                     pause = RETRY_SECONDS[0]
@@ -86,7 +84,7 @@ class EventPublisher:
 
     async def _send(self, client: Client, request: forward.ForwardRequest) -> None:
         try:
-            await client.call(rpcs.FORWARD.service, rpcs.FORWARD.name, wire.encode(request), timeout=FORWARD_SECONDS)
+            await client.call(rpcs.FORWARD.service, rpcs.FORWARD.name, wire.encode(request), timeout=self._attempt)
         except RpcError as error:
             if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
                 raise

@@ -59,7 +59,7 @@ async def publishing(containerd):
     class Done(Exception):
         pass
 
-    publisher = EventPublisher(str(containerd.path), "ns")
+    publisher = EventPublisher(str(containerd.path), "ns", attempt=5)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(publisher.run())
@@ -111,7 +111,7 @@ async def test_a_refused_event_does_not_hold_up_the_others(containerd):
 
 
 async def test_nowhere_to_publish_is_no_failure():
-    publisher = EventPublisher("", "ns")
+    publisher = EventPublisher("", "ns", attempt=5)
     publisher.publish(events.Started("c", 1))
     assert publisher.drained.is_set()
 

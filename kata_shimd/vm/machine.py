@@ -35,13 +35,6 @@ CONSOLE_LOG: Final = "console.log"
 SECRET: Final = "agent-secret"
 CID: Final = "vsock-cid"
 
-#: virtiofsd ends by itself when QEMU does, within milliseconds: so long QEMU's own end is waited for before it is blamed.
-_FOLLOWS_SECONDS: Final = 1.0
-#: QEMU's last words are in a socket's buffer when it has ended.
-_LAST_WORDS_SECONDS: Final = 1.0
-_STATUS_SECONDS: Final = 1.0
-#: How long a process in the kernel's hands may take to die of SIGKILL.
-_KILLED_SECONDS: Final = 10.0
 _TAIL: Final = 4000
 _DEFAULT_BUDGETS: Final = Budgets()
 
@@ -85,7 +78,7 @@ class Machine:
         steps: tuple[tuple[str, Callable[[], Awaitable[None]], float], ...] = (
             ("quit", self._quit, self._budgets.quit),
             ("SIGTERM", lambda: self._signal(signal.SIGTERM), self._budgets.term),
-            ("SIGKILL", lambda: self._signal(signal.SIGKILL), _KILLED_SECONDS),
+            ("SIGKILL", lambda: self._signal(signal.SIGKILL), self._budgets.killed),
         )
         for name, act, seconds in steps:
             if await self._ends(act, seconds):
@@ -142,7 +135,7 @@ class Machine:
                 raise await self.failure("dial agent", str(self._agent), error.cause) from error
 
     async def diagnose(self) -> Diagnosis:
-        """Everything that is known, within a second."""
+        """Everything that is known, within `Budgets.last_words`."""
         ended = self._end.result() if self._end.done() else None
         return Diagnosis(
             alive=ended is None,
@@ -156,7 +149,7 @@ class Machine:
     async def settle(self) -> None:
         """After a connection broke: mostly that was the first sign of QEMU's end, so let the end be seen."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            async with asyncio.timeout(self._budgets.last_words):
                 await self.wait()
 
     async def failure(self, step: str, obj: str, cause: str = "", *, hint: str = "") -> VmFailed:
@@ -187,7 +180,7 @@ class Machine:
         try:
             status = await self._qemu.wait()
             if self._monitor is not None:
-                await self._monitor.ended(_LAST_WORDS_SECONDS)
+                await self._monitor.ended(self._budgets.last_words)
         finally:
             await self._let_go()
         end = self._describe(status)
@@ -228,7 +221,7 @@ class Machine:
                 process.forget()
         if status in (0, UNKNOWN_STATUS):
             with suppress(TimeoutError):
-                async with asyncio.timeout(_FOLLOWS_SECONDS):
+                async with asyncio.timeout(self._budgets.last_words):
                     await self.wait()
         if not self._end.done() and self._qemu.returncode is None:
             self._words.killed_for = _lost_share(process)
@@ -254,7 +247,7 @@ class Machine:
 
     async def _status(self) -> str:
         try:
-            async with asyncio.timeout(_STATUS_SECONDS):
+            async with asyncio.timeout(self._budgets.last_words):
                 return await self.monitor.status()
         except (ShimError, TimeoutError) as error:
             return f"QMP does not answer ({error or 'timeout'})"
@@ -287,7 +280,7 @@ async def boot(
     phases = Phases(journal)
     with phases("check"):
         qemu.check_files(spec)
-        server = await virtiofsd.Server.probe(spec.share, timeout=budgets.qmp)
+        server = await virtiofsd.Server.probe(spec.share, timeout=budgets.virtiofsd)
     with phases("share"):
         directory = share.make(ledger, pod_dir)
     with phases("spawn"):

@@ -132,3 +132,8 @@ class Budgets:
     hotplug: float = 10.0
     quit: float = 2.0
     term: float = 2.0
+    #: How long a process in the kernel's hands may take to die of SIGKILL.
+    killed: float = 10.0
+    #: virtiofsd ends with QEMU, and QEMU's last events are in a socket's buffer when it does: so long is waited for the other.
+    last_words: float = 1.0
+    virtiofsd: float = 10.0

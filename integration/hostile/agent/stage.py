@@ -20,7 +20,7 @@ from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
 
 #: Seconds; the sum of those that one verb can meet is far below `ENDS`.
-DEADLINES: Final = Deadlines(check=0.2, create_container=0.2, usual=0.2)
+DEADLINES: Final = Deadlines(check=0.2, create_sandbox=0.2, create_container=0.2, usual=0.2)
 BUDGETS: Final = Budgets(
     kill=0.2, drain=0.2, no_progress=0.2, execs_end=0.1, last_stats=0.1, stop=0.2, create_wait=60, health_interval=60,
     follows=0.05,

@@ -272,7 +272,7 @@ async def test_counters_of_a_million_devices_are_refused(tmp_path: Path) -> None
     blkio = b"\x22" + _length(len(entry)) + entry
     answer = payload(b"\x0a" + _length(len(blkio)) + blkio)
     cost = Cost()
-    patient = Deadlines(check=5, create_container=DEADLINES.create_container, usual=5)
+    patient = Deadlines(check=5, create_sandbox=5, create_container=DEADLINES.create_container, usual=5)
     async with staged(tmp_path, {"StatsContainer": answer}, deadlines=patient) as stage:
         await stage.running()
         with pytest.raises(AgentRefused, match="malformed"):
