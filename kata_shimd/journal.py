@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from kata_shimd.errors import HostFailed
+
 MAX_VALUE: Final = 2048
 MAX_BYTES: Final = 1 << 20
 KEEP_DEAD: Final = 64
@@ -93,7 +95,10 @@ def files(path: Path) -> tuple[Path, Path]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All events of a journal, the older generation first; lines torn by a crash are passed over."""
+    """All events of a journal, the older generation first; lines torn by a crash are passed over.
+
+    :raises HostFailed: it is there and cannot be read, so "it is empty" would be a lie
+    """
     events: list[dict[str, Any]] = []
     heads: set[str] = set()
     for raw in _lines(path):
@@ -115,6 +120,9 @@ def _lines(path: Path) -> Iterator[str]:
             yield from file.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             continue
+        except OSError as error:
+            hint = "run as root" if isinstance(error, PermissionError) else ""
+            raise HostFailed("read journal", str(file), error.strerror or "", hint=hint) from error
 
 
 def prune(directory: Path, live: set[str], *, keep: int = KEEP_DEAD) -> None:

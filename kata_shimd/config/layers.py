@@ -120,7 +120,8 @@ def _drop_ins(layers: Layers, folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError) as error:
-        layers.problems.append(Problem(Origin(Layer.DROP_IN, str(folder)), "", f"cannot be read: {error}"))
+        why = error.strerror if isinstance(error, OSError) else error
+        layers.problems.append(Problem(Origin(Layer.DROP_IN, str(folder)), "", f"cannot be read: {why}"))
         return []
     if len(found) > MAX_DROP_INS:
         layers.problems.append(Problem(Origin(Layer.DROP_IN, str(folder)), "", f"more than {MAX_DROP_INS} files"))

@@ -192,7 +192,7 @@ def make_initrd(init: bytes, modules: Mapping[Module, Sequence[str]], tree: Modu
 
 def _known_packages(store: Store) -> list[str]:
     """Names of the packages in the newest guest, which the next one most likely needs too."""
-    guests = store.guests() if store.directory.is_dir() else []
+    guests = store.guests()
     return [package["name"] for package in guests[0].record["inputs"]["packages"]] if guests else []
 
 

@@ -108,10 +108,11 @@ class Store:
         return link.readlink().name if link.is_symlink() else None
 
     def guests(self) -> list[Guest]:
-        """By age, the newest first."""
-        records = sorted(
-            self.directory.glob(f"[!.]*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns, reverse=True
-        )
+        """By age, the newest first; none where there is no such directory."""
+        with os_errors("list guests", str(self.directory)):
+            records = sorted(
+                self.directory.glob(f"[!.]*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+            )
         return [self._read(path) for path in records if path.parent.name != CURRENT]
 
     def get(self, name: str) -> Guest:
