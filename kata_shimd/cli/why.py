@@ -16,6 +16,6 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    report = why.explain(pods.find(args.run_dir, args.pod))
+    report = why.explain(pods.find(args.run_dir, args.pod), args.pod)
     sys.stdout.write(why.as_json(report) if args.output == "json" else why.as_text(report))
     return OK

@@ -86,6 +86,16 @@ class Pod:
     def names(self) -> tuple[str, ...]:
         return (self.sandbox_id, self.name, *self.containers, *self.deleted)
 
+    def container(self, name: str) -> str:
+        """The container that `find` was told, whole or its beginning; empty when ``name`` means the pod, or fits several."""
+        containers = {*self.containers, *self.deleted} - {self.sandbox_id, self.name}
+        if name in containers:
+            return name
+        if any(known.startswith(name) for known in (self.sandbox_id, self.name)):
+            return ""
+        found = [known for known in containers if known.startswith(name)]
+        return found[0] if len(found) == 1 else ""
+
 
 def every(run_dir: Path) -> tuple[Pod, ...]:
     """All pods, the youngest first."""

@@ -10,6 +10,11 @@ from typing import Any, Final
 
 #: The daemon's first word.
 BEGINS: Final = "daemon"
+#: Events that are one container's own business; others that name one (its SIGKILL that ended the VM) are everyone's.
+_OWN: Final = frozenset(
+    {"abandon-failed", "abandoned", "created", "deleted", "exited", "kill-failed", "oom", "paused", "resumed"}
+    | {"rpc", "started", "undo-failed"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,35 @@ class Story:
         """The last of ``events`` that came before ``end``."""
         earlier = self.entries[: self.entries.index(end)]
         return next((entry for entry in reversed(earlier) if entry.event in events), None)
+
+    def of(self, container: str) -> "Story":
+        """What bears on one container: nothing of the others, and nothing that befell the pod once it had ended by itself."""
+        entries = tuple(entry for entry in self.entries if not _of_another(entry, container))
+        end = Story(entries, self.live).own_end(container)
+        if end is None:
+            return Story(entries, self.live)
+        last = entries.index(end)
+        own = (entry for number, entry in enumerate(entries) if number <= last or _names(entry, container))
+        return Story(tuple(own), live=True)
+
+    def own_end(self, container: str) -> Entry | None:
+        """The exit of its init, unless it went with the VM. A name may be used again: the last container of it counts."""
+        begin = max((n for n, entry in enumerate(self.entries) if _is(entry, "created", container)), default=0)
+        life = self.entries[begin:]
+        end = next((entry for entry in life if _is(entry, "exited", container) and not entry.text("exec")), None)
+        return None if end is None or self.before(end, "vm-ended") else end
+
+
+def _names(entry: Entry, container: str) -> bool:
+    return entry.text("container") == container
+
+
+def _is(entry: Entry, event: str, container: str) -> bool:
+    return entry.event == event and _names(entry, container)
+
+
+def _of_another(entry: Entry, container: str) -> bool:
+    return entry.event in _OWN and entry.text("container") not in ("", container)
 
 
 def tell(events: Iterable[Mapping[str, Any]], *, live: bool) -> Story:

@@ -4,7 +4,7 @@ import pytest
 
 from kata_shimd.debug.story import tell
 from kata_shimd.debug.testing import BOOTED, DAEMON, as_read, event
-from kata_shimd.debug.verdict import RULES, judge
+from kata_shimd.debug.verdict import RULES, judge, judge_container
 
 PANIC = "[    1.2] Loading\n[    1.3] Kernel panic - not syncing: VFS: Unable to mount root fs\n[    1.4] CPU: 0 PID: 1"
 ENDED = event("daemon-ended")
@@ -201,6 +201,58 @@ def test_a_long_error_is_cut_and_kept_on_one_line():
     assert "first / second" in sentence and len(sentence) < 600
 
 
+#: c1 and c2 are of one pod; what happened → the rule for c2 and words of its sentence, and the rule for the pod.
+BOTH = (*RAN, event("created", container="c2", pid=7))
+EXITED = event("exited", container="c2", exec="", status=3)
+LATER = (event("exited", container="c1", exec="", status=137), event("exited", container="c1", exec="e", status=1))
+OF_ONE = {
+    "it exited, and the VM was killed later": (
+        [*BOTH, EXITED, *end("QEMU was killed by SIGKILL", "-9"), ENDED],
+        "container-exited", "c2 exited with status 3", "qemu-killed",
+    ),
+    "it ended well, and the daemon died later": (
+        [*BOTH, event("exited", container="c2", exec="", status=0)], "ended-well", "c2 exited with status 0", "daemon-died",
+    ),
+    "the VM was killed under it": (
+        [*BOTH, *end("QEMU was killed by SIGKILL", "-9"), event("exited", container="c2", exec="", status=255), ENDED],
+        "qemu-killed", "OOM", "qemu-killed",
+    ),
+    "the VM was ended for the other": (
+        [*BOTH, event("kill-escalated", container="c1", exec="", error="silent"), *end("QEMU was killed by SIGKILL", "-9"), ENDED],
+        "kill-escalated", "SIGKILL for c1", "kill-escalated",
+    ),
+    "the other ran out of memory": (
+        [*BOTH, event("oom", container="c1"), *LATER, EXITED, ENDED],
+        "container-exited", "c2 exited with status 3", "out-of-memory",
+    ),
+    "a call for the other failed": (
+        [*BOTH, event("rpc", rpc="Start", call=3, ms=1.0, container="c1", code="UNKNOWN", error="no"), EXITED, ENDED],
+        "container-exited", "c2 exited", "rpc-failed",
+    ),
+    "its own Create failed": (
+        [*RAN, event("rpc", rpc="Create", call=3, ms=1.0, container="c2", code="UNKNOWN", error="no program"), *LATER, ENDED],
+        "rpc-failed", "Create failed with UNKNOWN: no program", "rpc-failed",
+    ),
+    "its name was used again": (
+        [*BOTH, EXITED, event("deleted", container="c2"), event("created", container="c2", pid=7), *end("gone", "1"), ENDED],
+        "vm-ended", "unexpectedly: gone", "vm-ended",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OF_ONE)
+def test_the_verdict_on_one_container_of_several(what):
+    events, rule, words, of_the_pod = OF_ONE[what]
+    story = tell(as_read(events), live=False)
+    told = judge_container(story, "c2")
+    assert (told.rule, judge(story).rule) == (rule, of_the_pod), told
+    assert words in told.sentence
+
+
+def test_a_container_that_runs_is_well():
+    assert judge_container(tell(as_read(BOTH), live=True), "c2").rule == "running"
+
+
 @pytest.mark.parametrize("rule", CASES)
 def test_no_rule_trusts_the_shape_of_fields(rule):
     """A journal is ours, but texts in it were cut, and a newer version may have written it."""
@@ -208,3 +260,4 @@ def test_no_rule_trusts_the_shape_of_fields(rule):
     for odd in (None, [], {"a": 1}, -1, ""):
         bent = [(name, dict.fromkeys(fields, odd)) for name, fields in events]
         assert judge(tell(as_read(bent), live=live)).sentence
+        assert judge_container(tell(as_read(bent), live=live), "c1").sentence

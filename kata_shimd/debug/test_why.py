@@ -44,5 +44,18 @@ def test_json_has_every_event_and_no_control_characters(tmp_path):
     assert answer["events"][-2]["fields"]["error"] == HOSTILE
 
 
+def test_a_container_is_answered_for_by_its_name_or_its_beginning(tmp_path):
+    made = (event("created", container=name, pid=7) for name in ("sandbox-1", "c1-abc"))
+    left = event("exited", container="c1-abc", exec="", status=3)
+    write_journal(tmp_path, [*BOOTED, *made, left, event("agent-lost", error="silent"), event("daemon-ended")])
+    pod = pods.load(tmp_path, POD)
+    asked = {name: why.explain(pod, name) for name in ("sandbox-1", POD, "s", "c1-abc", "c1")}
+    assert {name: report.verdict.rule for name, report in asked.items()} == {
+        **dict.fromkeys(("sandbox-1", POD, "s"), "agent-lost"),
+        **dict.fromkeys(("c1-abc", "c1"), "container-exited"),
+    }
+    assert json.loads(why.as_json(asked["c1"]))["container"] == "c1-abc"
+
+
 def test_an_impossible_time_is_a_number():
     assert why.rfc3339(10**30) == str(10**30)

@@ -45,6 +45,15 @@ def judge(story: Story) -> Verdict:
     raise AssertionError("the last rule fits always")
 
 
+def judge_container(story: Story, container: str) -> Verdict:
+    """The verdict on one container of the pod: what befell the others, or came after its own end, is not blamed."""
+    told = judge(story.of(container))
+    if told.rule not in ("booting", "running") or (end := story.own_end(container)) is None:
+        return told
+    status = _status(end.fields.get("status", "?"))
+    return Verdict("ended-well", f"Nothing went wrong: container {container} exited with {status}.", failed=False)
+
+
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 

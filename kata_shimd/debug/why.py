@@ -11,23 +11,29 @@ from kata_shimd.debug import timeline
 from kata_shimd.debug.escape import one_line
 from kata_shimd.debug.pods import Phase, Pod
 from kata_shimd.debug.story import Entry, Story, tell
-from kata_shimd.debug.verdict import Verdict, judge
+from kata_shimd.debug.verdict import Verdict, judge, judge_container
 
 SCHEMA_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A pod, what happened to it and what that means."""
+    """A pod, what happened to it, and what that means for it, or for the one ``container`` that was asked for."""
 
     pod: Pod
     story: Story
     verdict: Verdict
+    container: str = ""
 
 
-def explain(pod: Pod) -> Report:
-    """Read the pod's journal and judge it."""
+def explain(pod: Pod, name: str = "") -> Report:
+    """Read the pod's journal and judge it, or the container that ``name`` means.
+
+    :raises HostFailed: the journal cannot be read
+    """
     story = tell(journal.read(pod.journal), live=pod.phase not in (Phase.ENDED, Phase.CRASHED))
+    if container := pod.container(name) if name else "":
+        return Report(pod, story, judge_container(story, container), container)
     return Report(pod, story, judge(story))
 
 
@@ -58,6 +64,7 @@ def as_json(report: Report) -> str:
             "phase": str(pod.phase),
             "containers": list(pod.containers),
         },
+        "container": report.container,
         "verdict": {
             "rule": report.verdict.rule,
             "sentence": report.verdict.sentence,

@@ -30,7 +30,7 @@ class Unforeseen(ShimError):
 class Boundary:
     """Stands round one call: ``with Boundary(note, call): reply = handler(request)``."""
 
-    __slots__ = ("_began", "_call", "_note", "_token", "_under_way")
+    __slots__ = ("_began", "_call", "_note", "_tokens", "_under_way")
 
     def __init__(self, note: Callable[..., None], call: Call, under_way: "set[Boundary]") -> None:
         self._note, self._call, self._under_way = note, call, under_way
@@ -46,7 +46,7 @@ class Boundary:
 
     def __enter__(self) -> None:
         self._began = time.monotonic()
-        self._token = log.rpc.set(self._call.method)
+        self._tokens = log.rpc.set(self._call.method), log.container.set("")
         self._under_way.add(self)
         if self._call.method in _LONG:
             self._note("rpc-began", rpc=self._call.method, call=self._call.id)
@@ -58,23 +58,28 @@ class Boundary:
             self._under_way.discard(self)
             self._leave(error)
         finally:
-            log.rpc.reset(self._token)
+            method, container = self._tokens
+            log.rpc.reset(method)
+            log.container.reset(container)
 
     def _leave(self, error: BaseException | None) -> None:
-        milliseconds = round(self.seconds * 1000, 1)
         if error is None:
             if self._call.method not in _QUIET:
-                self._note("rpc", rpc=self._call.method, call=self._call.id, ms=milliseconds)
+                self._tell()
             return
         known = self._known(error)
         if known is None:
-            self._note("rpc", rpc=self._call.method, call=self._call.id, ms=milliseconds, cancelled=True)
+            self._tell(cancelled=True)
             return
-        self._note(
-            "rpc", rpc=self._call.method, call=self._call.id, ms=milliseconds, code=known.code.name, error=str(known)
-        )
+        self._tell(code=known.code.name, error=str(known))
         if known is not error:
             raise known from error
+
+    def _tell(self, **how: Any) -> None:
+        """One line of the journal: what was asked, of which container if the request came so far, and how it went."""
+        call, container = self._call, log.container.get()
+        whose = {"container": container} if container else {}
+        self._note("rpc", rpc=call.method, call=call.id, ms=round(self.seconds * 1000, 1), **whose, **how)
 
     def _known(self, error: BaseException) -> ShimError | None:
         if isinstance(error, ShimError):

@@ -178,6 +178,18 @@ async def test_every_rpc_is_in_the_journal_with_its_error(shim):
         event, more = s.notes[-1]
         assert (event, more["rpc"], more["code"]) == ("rpc", "Kill", "NOT_FOUND")
         assert "no such container" in more["error"]
+        assert more["container"] == "nope"
+
+
+async def test_a_call_that_came_without_a_container_is_not_told_of_the_one_before(shim):
+    async with shim() as s:
+        await s.create()
+        await s.code(task_v2.STATE, id="nope")
+        with pytest.raises(RpcError):
+            await s.client.call(task_v2.SERVICE.name, "Kill", b"\xff", timeout=10)
+        event, more = s.notes[-1]
+        assert (event, more["rpc"], more["code"]) == ("rpc", "Kill", "INVALID_ARGUMENT")
+        assert "container" not in more
 
 
 async def test_what_takes_long_is_in_the_journal_when_it_begins(shim):
