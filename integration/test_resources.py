@@ -1,6 +1,7 @@
 """Stats, Update, Pause and Resume, against the guest's own control group files."""
 
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from integration.harness import shim
 from integration.harness.ctr import PATIENCE, Ctr
+from integration.harness.pods import Pod
 from integration.harness.sandbox import Sandbox, sandbox, table
 from integration.harness.shim import ShimSocket
 from integration.harness.spec import Spec
@@ -72,10 +74,25 @@ def key(text: str, name: str) -> int:
 Counters = Mapping[str, int]
 
 
-def told(socket: ShimSocket, container: str) -> Counters:
+@contextmanager
+def other_mode(pod: Sandbox) -> Iterator[None]:
+    """The daemon sees a host of the other mode: version 2 mounted where it looks, or nothing there."""
+    socket = ShimSocket.of(pod.ctr, pod.id)
+    daemon = Pod(socket.path.parents[2], socket.path.parent.name).process("daemon")
+    enter = ["nsenter", f"--mount={daemon.proc}/ns/mnt", "--"]
+    kind = "tmpfs" if host_is_unified() else "cgroup2"
+    subprocess.run([*enter, "mount", "-t", kind, "none", "/sys/fs/cgroup"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*enter, "umount", "/sys/fs/cgroup"], check=True)
+
+
+def told(socket: ShimSocket, container: str, *, unified: bool | None = None) -> Counters:
     """The counters of Stats, out of the message that the host's mode of control groups asks for."""
     packed = socket.call("Stats", id=container).stats
-    version = "v2" if host_is_unified() else "v1"
+    unified = host_is_unified() if unified is None else unified
+    version = "v2" if unified else "v1"
     assert packed.type_url == f"io.containerd.cgroups.{version}.Metrics"
     if version == "v2":
         return _told_2(wire.unpack(packed, cgroup2.Metrics))
@@ -158,9 +175,17 @@ def busy(pod: Sandbox) -> Iterator[str]:
 
 
 def test_stats_are_those_of_the_guests_files(pod: Sandbox, socket: ShimSocket) -> None:
-    """The files are read before and after: what only grows lies between, what is set is the same, the rest is near."""
+    """In both messages, as hosts of either mode get them."""
     with busy(pod) as container:
         before, stats, after = found(pod, container), told(socket, container), found(pod, container)
+        _are_those(stats, before, after)
+        with other_mode(pod):
+            before, stats, after = after, told(socket, container, unified=not host_is_unified()), found(pod, container)
+        _are_those(stats, before, after)
+
+
+def _are_those(stats: Counters, before: Counters, after: Counters) -> None:
+    """The files are read before and after: what only grows lies between, what is set is the same, the rest is near."""
     for name in ("memory limit", "swap limit", "pids limit", "oom_kill"):
         assert stats[name] == before[name], name
     for name in ("usage_usec", "system_usec", "nr_periods", "pgfault", "read", "memory peak"):

@@ -12,6 +12,7 @@ import pytest
 from integration.harness.ctr import PATIENCE, Ctr
 from integration.harness.host import Host
 from integration.harness.pods import Pod, pod_hash
+from integration.harness.sandbox import SANDBOX, TYPE
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
@@ -51,7 +52,7 @@ def gone(pod: Pod) -> bool:
 
 
 def test_a_pod_that_lives_and_ends_well(ctr: Ctr, host: Host, name: str, ask: Ask) -> None:
-    ctr.start(name, "sh", "-c", "while :; do sleep 86400; done")
+    ctr.start(name, "sh", "-c", "while :; do sleep 86400; done", annotations={TYPE: "sandbox", SANDBOX: name})
     pod = pod_of(ctr, host, name)
     try:
         shown = next(item for item in json.loads(ask("ps", "-o", "json"))["pods"] if item["hash"] == pod.name)
@@ -59,12 +60,17 @@ def test_a_pod_that_lives_and_ends_well(ctr: Ctr, host: Host, name: str, ask: As
         assert {item["what"] for item in shown["processes"] if item["alive"]} == {"daemon", "qemu", "virtiofsd"}
         assert verdict(ask, pod)["rule"] == "running"
         assert "Linux version" in ask("logs", name) or ask("logs", name, "-n", "0") == ""
+        other = {TYPE: "container", SANDBOX: name}
+        assert ctr.run(f"other-{name}", "sh", "-c", "exit 3", annotations=other).code == 3
     finally:
         ctr.remove(name)
     eventually("the pod is gone", lambda: gone(pod), within=GONE)
     assert verdict(ask, pod)["rule"] in ("container-exited", "ended-well")
     said = ask("why", name)
     assert "boot-phase" in said and f"container {name}: status 137" in said
+    assert ask("why", f"other-{name}").endswith(
+        f"\nNothing went wrong with the pod; container other-{name} exited with status 3.\n"
+    )
 
 
 @pytest.mark.parametrize(

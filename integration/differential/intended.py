@@ -19,6 +19,9 @@ def _holds(when: When, facts: Facts) -> bool:
     return all(facts.get(name, "no") in values for name, values in when.items())
 
 
+ANY_CODE: Final = ("any code", "any code")
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """``aspect``: as in `Difference`. ``runc`` and ``ours``: the values that may stand there; empty for any."""
@@ -32,7 +35,7 @@ class Answer:
     situation: str
     aspect: str = "code"
     #: What the two say, for the page, where it is no code.
-    words: tuple[str, str] = ("any code", "any code")
+    words: tuple[str, str] = ANY_CODE
 
     def covers(self, difference: Difference) -> bool:
         return (
@@ -201,7 +204,7 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         aspect="state.status",
         runc=("PAUSED",),
         ours=("STOPPED",),
-        situation="State of an exec that has ended, in a paused container",
+        situation="an exec that has ended, in a paused container",
         reason="It can be deleted, which clients do not try with a paused one.",
     ),
     Answer(
@@ -222,7 +225,7 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         words=("`exec_id` empty", "`exec_id` set"),
         runc=('""',),
         ours=(),
-        situation="State of an exec",
+        situation="an exec",
         reason="The reply has a field for the exec's id; runc's shim leaves it empty.",
     ),
     Answer(

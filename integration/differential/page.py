@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from integration.differential.intended import ANSWERS, LIVES, SPEC, Answer, Life
+from integration.differential.intended import ANSWERS, ANY_CODE, LIVES, SPEC, Answer, Life
 from integration.differential.report import LAST_RUN
 from integration.differential.steps import Rpc
 
@@ -70,7 +70,8 @@ seed it prints.
 
 def page() -> str:
     """The whole page."""
-    answers = _table(_answer(rule) for rule in ANSWERS)
+    # What is seen in the reply, and again when everybody is asked for their state, is one row.
+    answers = _table(dict.fromkeys(_answer(rule) for rule in ANSWERS))
     lives = _table(_life(rule) for rule in LIVES)
     parts = _table((row.part, row.fate, row.reason) for row in SPEC)
     return HEAD + ANSWERED + answers + LIVED + lives + READ + parts + OPEN + _last_run(json.loads(LAST_RUN.read_text()))
@@ -97,11 +98,9 @@ def _table(rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _answer(rule: Answer) -> tuple[str, ...]:
-    said = (
-        (_codes(rule.runc) or rule.words[0], _codes(rule.ours) or rule.words[1])
-        if rule.aspect == "code"
-        else rule.words
-    )
+    said = rule.words
+    if said == ANY_CODE:
+        said = _codes(rule.runc) or said[0], _codes(rule.ours) or said[1]
     return _rpcs(rule.rpcs), rule.situation, *said, rule.reason
 
 
