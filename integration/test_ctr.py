@@ -70,7 +70,7 @@ ROWS: Final = (
     Row("--read-only", "touch /x || echo refused", "refused"),
     Row("", STATUS, "NoNewPrivs:1"),
     Row("--allow-new-privs", STATUS, "NoNewPrivs:0"),
-    Row("", STATUS, "Seccomp:0"),
+    Row("--seccomp", STATUS, "Seccomp:0"),
     Row("--device /dev/fuse", "ls -l /dev/fuse | cut -c 1", "c"),
     Row("--rootfs-propagation shared", "grep ' / / ' /proc/self/mountinfo | grep -c shared", "1"),
     Row("--no-pivot", "echo up", "up"),
@@ -82,6 +82,7 @@ ROWS: Final = (
     Row("--snapshotter native", "echo up", "up"),
     Row(f"--fifo-dir {PLACE}", "echo up", "up"),
     Row("--apparmor-profile unconfined", "echo up", "up"),
+    Row("--rdt-class some", "echo up", "up"),
 )
 
 
@@ -113,13 +114,23 @@ def test_privileged_has_what_containerd_has(ctr: Ctr, pod: str, name: str) -> No
     assert capabilities(of_pod(ctr, pod, name, ["--privileged"], "sh", "-c", STATUS).ok()) == int(own[1], 16)
 
 
-@pytest.mark.parametrize(("disabled", "mode"), [("true", 0), ("false", 2)])
-def test_seccomp_is_the_configurations_choice(ctr: Ctr, name: str, place: Path, disabled: str, mode: int) -> None:
-    """Kata's default is to leave it to the machine's own border."""
-    config = place / "configuration.toml"
-    config.write_text(f"[runtime]\ndisable_guest_seccomp = {disabled}\n")
-    done = ctr.run(name, "sh", "-c", STATUS, options=["--seccomp"], config=config).ok()
-    assert f"Seccomp:{mode}" in done.out.splitlines()
+def test_seccomp_where_the_configuration_wants_it(ctr: Ctr, name: str, place: Path) -> None:
+    """containerd's default profile, and one from a file. Kata's default is to leave it to the machine's own border."""
+    config, profile = place / "configuration.toml", place / "profile.json"
+    config.write_text("[runtime]\ndisable_guest_seccomp = false\n")
+    refused = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused]}))
+    script = f"{STATUS}; mkdir /run/x || echo refused"
+    ctr.start(name, "sleep", "86400", annotations={TYPE: "sandbox", SANDBOX: name}, config=config)
+    try:
+        told = [
+            of_pod(ctr, name, f"{name}-{number}", flags, "sh", "-c", script).ok().out.splitlines()
+            for number, flags in enumerate((["--seccomp"], ["--seccomp", "--seccomp-profile", str(profile)]))
+        ]
+    finally:
+        ctr.remove(name)
+    assert all("Seccomp:2" in lines for lines in told), told
+    assert ["refused" in lines for lines in told] == [False, True], told
 
 
 @pytest.mark.parametrize(
@@ -128,14 +139,27 @@ def test_seccomp_is_the_configurations_choice(ctr: Ctr, name: str, place: Path, 
         ("--uidmap 0:100000:1000 --gidmap 0:100000:1000", "id mappings"),
         ("--mount type=bind,src=/no/such,dst=/in,options=rbind", "/no/such"),
         ("--runc-systemd-cgroup", "only supported for"),
+        ("--runc-binary /bin/true", "only supported for"),
+        ("--gpus 0", "nvidia"),
     ],
-    ids=["user-namespace", "mount", "of-runc"],
+    ids=["user-namespace", "mount", "of-runc", "binary-of-runc", "gpus"],
 )
 def test_what_is_refused_says_why(ctr: Ctr, pod: str, name: str, flags: str, said: str) -> None:
     done = of_pod(ctr, pod, name, flags.split(), "true")
     ctr.remove(name)
     assert done.code != 0
     assert said in done.err
+
+
+def test_label_and_pid_file(ctr: Ctr, pod: str, name: str, place: Path) -> None:
+    pid_file = place / "pid"
+    flags = ["--detach", "--null-io", "--label", "a=b", "--pid-file", str(pid_file)]
+    ctr(*ctr.run_words(name, "sleep", "86400", options=flags, annotations={TYPE: "container", SANDBOX: pod})).ok()
+    try:
+        assert json.loads(ctr("container", "info", name).ok().out)["Labels"]["a"] == "b"
+        assert pid_file.read_text() == str(ctr.tasks()[name][0])
+    finally:
+        ctr.remove(name)
 
 
 # --- sub-commands ----------------------------------------------------------------------------------------------------
