@@ -27,9 +27,9 @@ from kata_shimd.host.stdio import HostStreams
 from kata_shimd.journal import Journal
 from kata_shimd.ledger import Ledger, Phase
 from kata_shimd.pod import spec as oci
+from kata_shimd.pod import storage
 from kata_shimd.pod.pod import Pod, South
 from kata_shimd.pod.process import Budgets
-from kata_shimd.pod.storage import GUEST_SHARED
 from kata_shimd.pod.values import GuestStorage, Sandbox
 from kata_shimd.task.abandon import Abandonment
 from kata_shimd.task.boundary import boundary
@@ -204,6 +204,9 @@ class Booter:
             sandbox_id=self._arguments.sandbox_id,
             hostname=str(spec.get("hostname") or ""),
             dns=oci.dns(spec),
-            storages=(GuestStorage("virtio-fs", "kataShared", "virtiofs", str(GUEST_SHARED) + "/"),),
+            storages=(
+                GuestStorage("virtio-fs", "kataShared", "virtiofs", str(storage.GUEST_SHARED) + "/"),
+                storage.shm(spec),
+            ),
             kernel_modules=self._parts.loaded.config.agent.kernel_modules,
         )

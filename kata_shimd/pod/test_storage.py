@@ -1,5 +1,7 @@
 """The storage plan: what is shared, and where the guest finds it."""
 
+import os
+
 import pytest
 
 from kata_shimd.errors import InvalidArgument
@@ -89,3 +91,17 @@ def test_missing_source_is_named(tmp_path):
 def test_relative_destination_is_refused(tmp_path):
     with pytest.raises(InvalidArgument, match="not absolute"):
         plan(tmp_path, {"type": "bind", "destination": "a", "source": "/tmp"})
+
+
+def test_shared_memory_has_the_size_that_the_host_gave_the_pod():
+    found = os.statvfs("/dev/shm")
+    made = storage.shm({"mounts": [{"destination": "/dev/shm", "source": "/dev/shm", "type": "bind"}]})
+    assert f"size={found.f_blocks * found.f_frsize}" in made.options
+    assert (made.driver, made.mount_point) == ("ephemeral", "/run/kata-containers/sandbox/shm")
+
+
+@pytest.mark.parametrize("mounts", [[], [{"destination": "/dev/shm", "source": "shm", "type": "tmpfs"}], [{}]])
+def test_shared_memory_without_a_mount_of_the_hosts(mounts):
+    """A directory that is no mount would show the size of the whole disk."""
+    assert f"size={64 << 20}" in storage.shm({"mounts": mounts}).options
+    assert "mode=1777" in storage.shm({"mounts": [{"destination": "/dev/shm", "source": "/usr"}]}).options
