@@ -91,7 +91,7 @@ def _build(step: Step, module: Module, cache: Path) -> None:
     flags = ["-trimpath", "-mod=readonly", "-ldflags", f"-s -w -X {module.stamp}={module.version}"]
     for program, package in module.programs.items():
         verb = ["test", "-c"] if program in module.tests else ["build"]
-        argv = ["nice", "go", *verb, *flags, "-o", draft / program, package]
+        argv: list[str | Path] = ["nice", "go", *verb, *flags, "-o", draft / program, package]
         step.run(argv, env=_environment(), cwd=source, hint="see what the compiler says above")
     draft.rename(home)
     step.note(str(home))
