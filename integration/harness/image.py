@@ -32,6 +32,7 @@ DIRECTORIES: Final = (
     "tmp",
     "usr",
     "usr/bin",
+    "usr/sbin",
     "var",
 )
 FILES: Final = {
@@ -111,13 +112,13 @@ def write_rootfs(target: Path, *, extra: Iterable[tuple[str, bytes]] = ()) -> No
         tar.extractall(target)
 
 
-def tree(extra: Iterable[tuple[str, bytes]] = ()) -> Iterator[Entry]:
+def tree(extra: Iterable[tuple[str, bytes]] = (), *, files: Mapping[str, bytes] = FILES) -> Iterator[Entry]:
     """busybox with all its applets, users and the usual directories; ``extra`` are (path, content) of executables."""
     for name in DIRECTORIES:
         mode = {"tmp": 0o1777, "root": 0o700}.get(name, 0o755)
         owner = 1000 if name == "home/app" else 0
         yield entry(name, b"", kind=tarfile.DIRTYPE, mode=mode, owner=owner)
-    yield from (entry(name, data) for name, data in FILES.items())
+    yield from (entry(name, data) for name, data in files.items())
     yield entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
     for applet in _applets():
         yield entry(f"bin/{applet}", b"", kind=tarfile.SYMTYPE, link="busybox")
