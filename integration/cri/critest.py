@@ -87,6 +87,7 @@ class Suite:
             "-ginkgo.no-color",
             "-ginkgo.seed=1",
             "-test.timeout=2h",
+            *([f"-nri-socket={self.containerd.home / 'nri.sock'}"] if self.containerd.release.nri else []),
             *([f"-ginkgo.focus={focus}"] if focus else []),
             *([f"-ginkgo.skip={skip}"] if skip else []),
         ]

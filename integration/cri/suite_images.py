@@ -14,7 +14,7 @@ from integration.harness.image import CONFIG, IMAGE_PATH, Packed
 
 _E2E: Final = "e2e-test-images/"
 _STAGING: Final = "k8s-staging-cri-tools/"
-_WWW: Final = b"www-data:x:33:33:www-data:/var/www:/bin/sh\n"
+_USERS: Final = b"www-data:x:33:33:www-data:/var/www:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 
 _WEB: Final = b"""#!/bin/sh
 # usage: nginx "master process" PORT
@@ -32,17 +32,19 @@ echo "It works!" > /var/www/index.html
 echo "httpd serves"
 exec httpd -f -p 80 -h /var/www
 """
-#: Debian's busybox-static has no such applet.
+#: Debian's busybox-static has no such applets.
 _PGREP: Final = b"""#!/bin/sh
-# usage: pgrep [-f] PATTERN
-[ "$1" = -f ] && shift
+# usage: pgrep NAME
 for dir in /proc/[0-9]*; do
-    pid=${dir#/proc/}
-    [ "$pid" = $$ ] && continue
-    tr "\\0" " " < "$dir/cmdline" 2>/dev/null | grep -q -- "$1" && found="$found $pid"
+    read -r name 2>/dev/null < "$dir/comm" && [ "$name" = "$1" ] && found="$found ${dir#/proc/}"
 done
 [ -n "$found" ] && printf "%s\\n" $found
 """
+_IPCS: Final = b"""#!/bin/sh
+# usage: ipcs -m
+exec cat /proc/sysvipc/shm
+"""
+_APPLETS: Final = (("usr/bin/pgrep", _PGREP), ("usr/bin/ipcs", _IPCS))
 #: Prints its effective uid: a setuid program, for no-new-privileges to stop or not.
 _EFFECTIVE: Final = """package main
 
@@ -63,7 +65,8 @@ def images(directory: Path) -> dict[str, Packed]:
         f"{_STAGING}hostnet-nginx-amd64:latest": _web(12003),
         f"{_E2E}httpd:2.4.39-4": _busybox([("usr/sbin/serve", _HTTPD)], Entrypoint=["/usr/sbin/serve"]),
         f"{_E2E}nonewprivs:1.3": _setuid(directory),
-        "pause:3.9": image.pause(),
+        # Not our own pause under another name: one of the specs counts the names of an image.
+        "pause:3.9": _busybox([("pause", b"upstream's")]),
     }
     made |= {f"{_STAGING}{name}": made_image for name, made_image in _staging().items()}
     return made
@@ -92,13 +95,13 @@ def _staging() -> dict[str, Packed]:
 
 
 def _busybox(
-    extra: list[tuple[str, bytes]] | None = None, *, passwd: bytes = _WWW, group: bytes = b"", **config: Any
+    extra: list[tuple[str, bytes]] | None = None, *, passwd: bytes = _USERS, group: bytes = b"", **config: Any
 ) -> Packed:
     files = {
         "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n" + passwd,
         "etc/group": b"root:x:0:\nwww-data:x:33:\nusers:x:100:\n" + group,
     }
-    return image.pack(image.tree([("usr/bin/pgrep", _PGREP), *(extra or ())], files=files), _config(config))
+    return image.pack(image.tree([*_APPLETS, *(extra or ())], files=files), _config(config))
 
 
 def _config(more: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ loopback that stands for every registry there is.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,10 @@ class Release:
     #: Plugin with the runtimes, plugin with the images, plugin that serves.
     runtime: str
     images: str
-    #: Further tables, in TOML.
+    #: Further tables, in TOML; ``{home}`` is the node's directory.
     more: str
+    #: Whether plugins of NRI can come by a socket, which 1.6 has not yet.
+    nri: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -62,9 +65,10 @@ def newest(layout: Layout) -> Release:
     images = "io.containerd.cri.v1.images"
     more = (
         f'[plugins."{images}".pinned_images]\n  sandbox = "{PAUSE}"\n'
-        '[plugins."io.containerd.nri.v1.nri"]\n  disable = true\n'
+        '[plugins."io.containerd.nri.v1.nri"]\n  socket_path = "{home}/nri.sock"\n'
+        '  plugin_path = "{home}/nri.d"\n  plugin_config_path = "{home}/nri.conf.d"\n'
     )
-    return Release("2.4", home / "containerd", home / "ctr", 3, "io.containerd.cri.v1.runtime", images, more)
+    return Release("2.4", home / "containerd", home / "ctr", 3, "io.containerd.cri.v1.runtime", images, more, nri=True)
 
 
 _CONFIG: Final = """\
@@ -92,6 +96,19 @@ _HANDLER: Final = """\
   privileged_without_host_devices = true
   pod_annotations = ["io.katacontainers.*"]
 """
+#: Of our handler alone: where the pods' configuration is.
+_OPTIONS: Final = """\
+  [plugins."{runtime}".containerd.runtimes.kata.options]
+    ConfigPath = "{home}/kata.toml"
+"""
+#: Kata's default leaves seccomp to the machine's border; a node that honours Kubernetes' profiles says this.
+_KATA: Final = """\
+[runtime]
+disable_guest_seccomp = false
+[shimd]
+guest_dir = "{guest}"
+"""
+GUEST: Final = Path(os.environ.get("KATA_SHIMD_GUEST", "/var/lib/kata-shimd/guest/current"))
 
 
 class CriContainerd(Containerd):
@@ -103,6 +120,7 @@ class CriContainerd(Containerd):
         super().__init__(host, level=level)
         write_network(self.home / "net.d", self.home / "ipam")
         write_mirror(self.home / "certs.d")
+        (self.home / "kata.toml").write_text(_KATA.format(guest=GUEST))
 
     def configuration(self, level: str) -> str:
         release = self.release
@@ -117,9 +135,9 @@ class CriContainerd(Containerd):
             runtime=release.runtime,
             bin_key="bin_dirs" if lists else "bin_dir",
             bin_value=f'["{CNI_BIN}"]' if lists else f'"{CNI_BIN}"',
-            handlers="".join(handlers),
+            handlers="".join(handlers) + _OPTIONS.format(runtime=release.runtime, home=self.home),
             images=release.images,
-            more=release.more,
+            more=release.more.format(home=self.home),
         )
 
     def start(self, **env: str) -> None:

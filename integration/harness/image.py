@@ -120,8 +120,8 @@ def tree(extra: Iterable[tuple[str, bytes]] = (), *, files: Mapping[str, bytes] 
         yield entry(name, b"", kind=tarfile.DIRTYPE, mode=mode, owner=owner)
     yield from (entry(name, data) for name, data in files.items())
     yield entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
-    for applet in _applets():
-        yield entry(f"bin/{applet}", b"", kind=tarfile.SYMTYPE, link="busybox")
+    for applet in _applets():  # hard links, as upstream's image has them: each is a file of its own to a mount
+        yield entry(f"bin/{applet}", b"", kind=tarfile.LNKTYPE, link="bin/busybox", mode=0o755)
     yield from (entry(name, data, mode=0o755) for name, data in extra)
 
 

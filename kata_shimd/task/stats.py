@@ -12,6 +12,8 @@ from kata_shimd.api import agent, cgroup1, cgroup2, wkt
 
 _UNIFIED: Final = Path("/sys/fs/cgroup/cgroup.controllers")
 _MAX: Final = (1 << 64) - 1
+#: Of ``memory.events``; our agent puts it among the counters of ``memory.stat``, Kata's does not tell it.
+_OOM_KILL: Final = "oom_kill"
 
 
 def host_is_unified() -> bool:
@@ -47,6 +49,7 @@ def _version_1(counters: agent.CgroupStats) -> cgroup1.Metrics:
             ),
         ),
         memory=_memory_1(memory),
+        memory_oom_control=cgroup1.MemoryOomControl(oom_kill=memory.stats.get(_OOM_KILL, 0)),
         blkio=_blkio_1(counters.blkio_stats or agent.BlkioStats()),
         hugetlb=[
             cgroup1.HugetlbStat(usage=item.usage, max=item.max_usage, failcnt=item.failcnt, pagesize=size)
@@ -136,6 +139,7 @@ def _version_2(counters: agent.CgroupStats) -> cgroup2.Metrics:
             throttled_usec=throttling.throttled_time // 1000,
         ),
         memory=_memory_2(memory),
+        memory_events=cgroup2.MemoryEvents(oom_kill=memory.stats.get(_OOM_KILL, 0)),
         io=cgroup2.IoStat(usage=_io_2(counters.blkio_stats or agent.BlkioStats())),
         hugetlb=[
             cgroup2.HugeTlbStat(current=item.usage, max=item.max_usage, pagesize=size, failcnt=item.failcnt)

@@ -15,7 +15,7 @@ REPLY = agent.StatsContainerResponse(
         memory_stats=agent.MemoryStats(
             usage=agent.MemoryData(usage=100, max_usage=200, failcnt=3, limit=400),
             swap_usage=agent.MemoryData(usage=5, limit=6),
-            stats={"anon": 11, "file": 12, "inactive_file": 13, "pgfault": 14, "unheard_of": 1},
+            stats={"anon": 11, "file": 12, "inactive_file": 13, "pgfault": 14, "unheard_of": 1, "oom_kill": 2},
         ),
         pids_stats=agent.PidsStats(current=4, limit=8),
         blkio_stats=agent.BlkioStats(
@@ -46,6 +46,7 @@ def test_version_2():
     (entry,) = made.io.usage
     assert (entry.major, entry.rbytes, entry.wbytes, entry.rios, entry.wios) == (8, 10, 20, 1, 0)
     assert made.hugetlb[0].pagesize == "2MB"
+    assert made.memory_events.oom_kill == 2
 
 
 def test_version_1():
@@ -58,6 +59,7 @@ def test_version_1():
     assert (made.memory.usage.usage, made.memory.usage.max, made.memory.usage.limit) == (100, 200, 400)
     assert (made.pids.current, made.hugetlb[0].failcnt) == (4, 3)
     assert [entry.value for entry in made.blkio.io_service_bytes_recursive] == [10, 20]
+    assert made.memory_oom_control.oom_kill == 2
 
 
 def test_an_agent_with_no_counters_gives_zeros():

@@ -52,8 +52,13 @@ fn cpu(stat: &str) -> CpuStats {
     }
 }
 
+/// How many processes the kernel has killed for want of memory, in `memory.events`.
+const OOM_KILL: &str = "oom_kill";
+
 fn memory(read: &impl Fn(&str) -> String) -> MemoryStats {
     let stat = read("memory.stat");
+    let events = read("memory.events");
+    let owned = |(key, value): (&str, u64)| (key.to_owned(), value);
     let data = |usage: &str, peak: &str, max: &str, events: &str| MemoryData {
         usage: number(&read(usage)),
         max_usage: number(&read(peak)),
@@ -68,7 +73,8 @@ fn memory(read: &impl Fn(&str) -> String) -> MemoryStats {
             .into(),
         kernel_usage: Some(MemoryData { usage: value(&stat, "kernel").unwrap_or(0), ..Default::default() }).into(),
         use_hierarchy: true,
-        stats: pairs(&stat).map(|(key, value)| (key.to_owned(), value)).collect(),
+        // No line of memory.stat has this name; the protocol has no other place for it.
+        stats: pairs(&stat).chain(pairs(&events).filter(|(key, _)| *key == OOM_KILL)).map(owned).collect(),
         ..Default::default()
     }
 }
@@ -191,6 +197,7 @@ mod tests {
         );
         assert_eq!(stats.swap_usage.limit, 4096);
         assert_eq!(stats.stats["inactive_file"], 15);
+        assert_eq!((stats.stats["oom_kill"], stats.stats.get("max")), (1, None));
         assert_eq!((stats.cache, stats.kernel_usage.usage), (20, 5));
     }
 
