@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kata_shimd import wire
 from kata_shimd.agent.client import AgentClient, Deadlines
@@ -26,6 +26,7 @@ from kata_shimd.host.process import Gate
 from kata_shimd.host.stdio import HostStreams
 from kata_shimd.journal import Journal
 from kata_shimd.ledger import Ledger, Phase
+from kata_shimd.net.network import PodNetwork
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod import storage
 from kata_shimd.pod.pod import Pod, South
@@ -38,7 +39,7 @@ from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
-from kata_shimd.vmspec import vm_budgets, vm_spec
+from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
 
 if TYPE_CHECKING:
     from kata_shimd.daemon import Arguments
@@ -166,31 +167,49 @@ class Booter:
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
         """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
-        sandbox = self._sandbox()
-        parts, timeouts = self._parts, self._timeouts
-        vm = await machine.boot(
-            vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice),
-            self._arguments.pod_dir,
-            parts.ledger,
-            parts.journal,
-            Gate(launcher=self._arguments.launcher),
-            parts.group,
-            vm_budgets(timeouts),
-        )
+        spec = oci.load(self._arguments.bundle)
+        parts = self._parts
+        settings = network_settings(spec, parts.loaded.config)
+        network = await PodNetwork.open(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
+        vm = await self._machine(network)
         try:
-            agent = await self._reach(vm, sandbox)
+            agent = await self._reach(vm, self._sandbox(spec), network)
         except BaseException:
             vm.kill()  # nobody will use it, and a guest that does not answer may do anything else
             raise
         parts.journal.write("agent-ready")
+        if network is not None:
+            parts.group.create_task(network.follow(agent, vm, vm.wait), name="network")
         return vm, agent
 
-    async def _reach(self, vm: machine.Machine, sandbox: Sandbox) -> AgentClient:
+    async def _machine(self, network: PodNetwork | None) -> machine.Machine:
+        """The VM, in the pod's network namespace and with the devices that are known by now."""
+        parts, gate = self._parts, Gate(launcher=self._arguments.launcher)
+        spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
+        if network is not None:
+            spec, gate = replace(spec, nics=network.nics), replace(gate, netns=network.namespace)
+        try:
+            return await machine.boot(
+                spec,
+                self._arguments.pod_dir,
+                parts.ledger,
+                parts.journal,
+                gate,
+                parts.group,
+                vm_budgets(self._timeouts),
+            )
+        finally:
+            if network is not None:
+                network.hand_over()
+
+    async def _reach(self, vm: machine.Machine, sandbox: Sandbox, network: PodNetwork | None) -> AgentClient:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""
         timeouts = self._timeouts
         agent = AgentClient(await vm.dial(), Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc))
         try:
             await agent.check()
+            if network is not None:
+                await network.tell(agent)
             await agent.create_sandbox(sandbox)
         except ShimError as error:
             agent.close()
@@ -198,8 +217,7 @@ class Booter:
             raise await vm.failure(error.step, error.obj, error.cause) from error
         return agent
 
-    def _sandbox(self) -> Sandbox:
-        spec = oci.load(self._arguments.bundle)
+    def _sandbox(self, spec: Mapping[str, Any]) -> Sandbox:
         return Sandbox(
             sandbox_id=self._arguments.sandbox_id,
             hostname=str(spec.get("hostname") or ""),

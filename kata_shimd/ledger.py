@@ -36,6 +36,7 @@ class Kind(StrEnum):
     CGROUP = "cgroup"
     NETNS = "netns"
     LINK = "link"
+    QDISC = "qdisc"
 
 
 class Phase(StrEnum):

@@ -2,9 +2,13 @@
 
 import os
 import uuid
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from kata_shimd.config.model import AgentTransport, Config, HypervisorConfig, Timeouts
+from kata_shimd.net.network import Settings as NetworkSettings
+from kata_shimd.net.plan import Model
+from kata_shimd.pod import spec as oci
 from kata_shimd.vm import accel
 from kata_shimd.vm.spec import ROOT_PORTS, SANDBOX, Budgets, CacheMode, ExtraMonitor, ShareSpec, Transport, VmSpec
 
@@ -68,12 +72,26 @@ def transport(setting: AgentTransport, *, own_guest: bool) -> Transport:
     return Transport.VIRTIO_SERIAL if own_guest else Transport.VSOCK
 
 
+def network_settings(spec: Mapping[str, Any], config: Config) -> NetworkSettings:
+    """The pod's network. A CRI sandbox's is complete before its VM begins; others get theirs when they like."""
+    hypervisor, runtime = config.hypervisor, config.runtime
+    return NetworkSettings(
+        path=oci.namespaces(spec).get("network"),
+        model=Model(runtime.internetworking_model.value),
+        new_namespace=not runtime.disable_new_netns,
+        queues=hypervisor.boot_vcpus(os.cpu_count() or 1),
+        vhost=not hypervisor.disable_vhost_net,
+        needs_address=oci.kind(spec) is oci.Kind.SANDBOX,
+    )
+
+
 def vm_budgets(timeouts: Timeouts) -> Budgets:
     """The VM's share of the deadlines."""
     return Budgets(
         qmp=timeouts.qmp,
         dial=timeouts.dial_agent,
         hello_interval=timeouts.hello_interval,
+        hotplug=timeouts.hotplug,
         quit=timeouts.stop_quit,
         term=timeouts.stop_term,
     )

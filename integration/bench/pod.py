@@ -48,7 +48,7 @@ class BenchPod:
         (self._bundle / "rootfs").mkdir(parents=True, exist_ok=True)
         write_rootfs(self._bundle / "rootfs")
         process = {"args": ["sh", "-c", "echo first; exec sleep 1000"], "cwd": "/", "env": [IMAGE_PATH]}
-        namespaces = [{"type": name} for name in ("pid", "mount", "uts", "ipc")]
+        namespaces = [{"type": name} for name in ("pid", "mount", "uts", "ipc", "network")]
         mounts = [{"destination": "/proc", "type": "proc", "source": "proc"}]
         spec = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs"}, "mounts": mounts}
         (self._bundle / "config.json").write_text(json.dumps({**spec, "linux": {"namespaces": namespaces}}))

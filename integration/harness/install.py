@@ -34,6 +34,7 @@ PACKAGES: Final = (
     "runc",
     "crun",
     "busybox-static",
+    "containernetworking-plugins",
 )
 PYTHON: Final = (3, 11)
 #: Beyond the programs themselves, what the wheel is made of.

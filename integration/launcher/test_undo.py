@@ -376,6 +376,41 @@ class TestNetwork:
         pod.undo_all()
         assert {"tap-a", "tap-b"} <= self.names(netns)
 
+    def redirect(self, netns: Path, link: str) -> None:
+        """An ingress queueing discipline with a filter, as a pod's network has it."""
+        for words in (
+            ["qdisc", "add", "dev", link, "ingress"],
+            ["filter", "add", "dev", link, "parent", "ffff:", "protocol", "all", "u32", "match", "u8", "0", "0",
+             "action", "mirred", "egress", "redirect", "dev", "lo"],
+        ):  # fmt: skip
+            subprocess.run(["nsenter", f"--net={netns}", "tc", *words], check=True)
+
+    def ingress(self, netns: Path, link: str) -> bool:
+        words = ["nsenter", f"--net={netns}", "tc", "qdisc", "show", "dev", link]
+        return b"ingress" in subprocess.run(words, check=True, capture_output=True).stdout
+
+    def test_what_redirects_frames_of_a_link_that_is_not_ours(self, pod: Pod, netns: Path):
+        index = self.link(netns, "eth0")
+        self.redirect(netns, "eth0")
+        pod.plan(1, "qdisc", netns=str(netns), name="eth0", ifindex=index)
+        pod.undo_all()
+        assert "eth0" in self.names(netns)
+        assert not self.ingress(netns, "eth0")
+
+    def test_a_redirection_that_was_planned_and_never_made_or_whose_link_is_gone(self, pod: Pod, netns: Path):
+        index = self.link(netns, "eth0")
+        pod.plan(1, "qdisc", netns=str(netns), name="eth0", ifindex=index)
+        pod.plan(2, "qdisc", netns=str(netns), name="eth1", ifindex=9999)
+        pod.undo_all()
+        assert "eth0" in self.names(netns)
+
+    def test_a_redirection_of_another_link_of_that_index(self, pod: Pod, netns: Path):
+        index = self.link(netns, "eth1")
+        self.redirect(netns, "eth1")
+        pod.plan(1, "qdisc", netns=str(netns), name="eth0", ifindex=index)
+        pod.undo_all()
+        assert self.ingress(netns, "eth1")
+
     def test_in_the_namespace_we_are_in(self, pod: Pod, netns: Path):
         index = self.link(netns, "tap-a")
         pod.plan(1, "link", netns=None, name="tap-a")

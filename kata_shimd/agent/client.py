@@ -13,13 +13,14 @@ from typing import Any, Final, TypeVar
 from betterproto2 import Message
 
 from kata_shimd import wire
-from kata_shimd.agent import oci
+from kata_shimd.agent import network, oci
 from kata_shimd.api import agent as pb
 from kata_shimd.api import wkt
 from kata_shimd.api.descriptors import MethodDescriptor
 from kata_shimd.api.services import agent as rpcs
 from kata_shimd.api.services import health
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
+from kata_shimd.pod.network import Interface, Neighbour, Route
 from kata_shimd.pod.values import LOST, GuestStorage, Sandbox
 from kata_shimd.ttrpc.client import Client
 from kata_shimd.ttrpc.service import RpcError
@@ -153,6 +154,15 @@ class AgentClient:
     async def stats_container(self, container_id: str) -> pb.StatsContainerResponse:
         request = pb.StatsContainerRequest(container_id=container_id)
         return await self._call(rpcs.STATS_CONTAINER, request, self._deadlines.usual, container_id)
+
+    async def update_interface(self, interface: Interface) -> None:
+        await self._call(rpcs.UPDATE_INTERFACE, network.interface(interface), self._deadlines.usual, interface.name)
+
+    async def update_routes(self, routes: tuple[Route, ...]) -> None:
+        await self._call(rpcs.UPDATE_ROUTES, network.routes(routes), self._deadlines.usual)
+
+    async def add_neighbours(self, neighbours: tuple[Neighbour, ...]) -> None:
+        await self._do(rpcs.ADD_ARP_NEIGHBORS, network.neighbours(neighbours))
 
     async def oom_event(self) -> str:
         return (await self._call(rpcs.GET_OOM_EVENT, pb.GetOomEventRequest(), None)).container_id

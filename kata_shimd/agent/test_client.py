@@ -9,9 +9,11 @@ import pytest
 from kata_shimd import wire
 from kata_shimd.agent.client import AgentClient, Deadlines
 from kata_shimd.api import agent as pb
+from kata_shimd.api import agent_types as types
 from kata_shimd.api import wkt
 from kata_shimd.api.services import agent as rpcs
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, NotFound, Unavailable
+from kata_shimd.pod.network import Address, Interface, Neighbour, Route
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.ttrpc.service import Method, Service
 
@@ -122,3 +124,37 @@ async def test_spec_reaches_the_guest():
     assert request.oci.process.oom_score_adj == -5
     assert request.oci.linux.namespaces[0].type == "pid"
     assert request.sandbox_pidns
+
+
+async def test_the_network_in_the_agents_words():
+    guest = Guest(UpdateInterface=types.Interface(), UpdateRoutes=pb.Routes(), AddARPNeighbors=wkt.Empty())
+    addresses = (Address("10.0.0.2", 24), Address("fd00::2", 64))
+    interface = Interface(
+        name="eth0", mac="02:00:00:00:00:02", mtu=9000, addresses=addresses, no_arp=True, device_path="10.0/00"
+    )
+    route = Route(device="eth0", destination="fd01::/48", gateway="fd00::1", scope=253, flags=4, mtu=1400, is_v6=True)
+    neighbour = Neighbour(device="eth0", ip="10.0.0.1", mac="02:00:00:00:00:01", state=128, flags=2)
+
+    async def work(agent):
+        await agent.update_interface(interface)
+        await agent.update_routes((route,))
+        await agent.add_neighbours((neighbour,))
+
+    await talk(guest, work)
+    first, second, third = guest.requests
+    said = first.interface
+    assert (said.name, said.hw_addr, said.mtu, said.raw_flags, said.device_path) == (
+        "eth0", "02:00:00:00:00:02", 9000, 0x80, "10.0/00",
+    )  # fmt: skip
+    assert [(item.address, item.mask, item.family) for item in said.ip_addresses] == [
+        ("10.0.0.2", "24", types.IpFamily.v4),
+        ("fd00::2", "64", types.IpFamily.v6),
+    ]
+    [said] = second.routes.routes
+    assert (said.dest, said.gateway, said.device, said.scope, said.flags, said.mtu, said.family) == (
+        "fd01::/48", "fd00::1", "eth0", 253, 4, 1400, types.IpFamily.v6,
+    )  # fmt: skip
+    [said] = third.neighbors.arp_neighbors
+    assert (said.to_ip_address.address, said.device, said.lladdr, said.state, said.flags) == (
+        "10.0.0.1", "eth0", "02:00:00:00:00:01", 128, 2,
+    )  # fmt: skip

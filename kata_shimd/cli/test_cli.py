@@ -244,13 +244,14 @@ def test_a_program_that_hangs_is_given_up(monkeypatch):
 
 
 def test_the_devices_asked_for_are_those_of_qemus_command_line():
+    from kata_shimd.pod.network import Nic
     from kata_shimd.vm.accel import Accelerator
     from kata_shimd.vm.argv import argv
-    from kata_shimd.vm.spec import ShareSpec, Tap, VmSpec, Vsock, Wires
+    from kata_shimd.vm.spec import ShareSpec, VmSpec, Vsock, Wires
 
     spec = VmSpec(
         name="s", uuid="u", qemu=Path("q"), accelerator=Accelerator.TCG, kernel=Path("k"), image=Path("i"),
-        share=ShareSpec(programs=()), taps=(Tap(id="t", mac="m", fds=(9,)),),
+        share=ShareSpec(programs=()), nics=(Nic(id="t", mac="m", fds=(9,)),),
     )  # fmt: skip
     wires = Wires(monitor=3, debug_monitor=4, console=5, share=6, agent=7, vsock=Vsock(cid=3, vhost_fd=8))
     words = argv(spec, wires)

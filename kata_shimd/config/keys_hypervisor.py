@@ -315,13 +315,12 @@ DEVICES: Final[tuple[Key, ...]] = (
     Q.held("cold_plug_vfio", STR, "no-port", "where VFIO devices are at boot", note="cold_plug_vfio", accepts=("",)),
     Q.held("enable_iommu", BOOL, False, "an IOMMU in the guest", note="enable_iommu"),
     Q.held("enable_iommu_platform", BOOL, False, "virtio behind the IOMMU", note="enable_iommu_platform"),
-    Q.held(
+    Q.acts(
         "disable_vhost_net",
         BOOL,
         False,
         "network in QEMU instead of the host's kernel",
         note="disable_vhost_net",
-        field="disable_vhost_net",
     ),
     Q.held("rx_rate_limiter_max_rate", UINT64, 0, "bits a second into the VM", note="rx_rate_limiter_max_rate"),
     Q.held("tx_rate_limiter_max_rate", UINT64, 0, "bits a second out of the VM", note="tx_rate_limiter_max_rate"),

@@ -48,21 +48,19 @@ AGENT_KEYS: Final[tuple[Key, ...]] = (
 
 RUNTIME_KEYS: Final[tuple[Key, ...]] = (
     R.acts("enable_debug", BOOL, False, "the daemon logs at level debug"),
-    R.held(
+    R.acts(
         "internetworking_model",
-        choice(InternetworkingModel, known=("macvtap",), aliases={"default": "tcfilter"}),
+        choice(InternetworkingModel, aliases={"default": "tcfilter"}),
         "tcfilter",
         "how the pod's interfaces reach the VM",
         note="internetworking_model",
-        field="internetworking_model",
     ),
-    R.held(
+    R.acts(
         "disable_new_netns",
         BOOL,
         False,
         'stay in the host\'s network namespace; only with the model "none"',
         note="disable_new_netns",
-        field="disable_new_netns",
     ),
     R.acts(
         "disable_guest_seccomp",

@@ -68,6 +68,7 @@ class ExtraMonitor(StrEnum):
 
 class InternetworkingModel(StrEnum):
     TCFILTER = "tcfilter"
+    MACVTAP = "macvtap"
     NONE = "none"
 
 

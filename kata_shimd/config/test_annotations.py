@@ -43,6 +43,9 @@ ACTING = {
     H + "pcie_root_port": ("2", 2),
     AGENT + "kernel_modules": ("e1000e EEE=1; i915", ["e1000e EEE=1", "i915"]),
     RUNTIME + "disable_guest_seccomp": ("0", False),
+    RUNTIME + "disable_new_netns": ("true", True),
+    RUNTIME + "internetworking_model": ("macvtap", "macvtap"),
+    H + "disable_vhost_net": ("true", True),
     RUNTIME + "create_container_timeout": ("90", 90),
 }
 GUEST = {H + "kernel": "/k", H + "image": "/i"}

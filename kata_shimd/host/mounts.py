@@ -197,6 +197,11 @@ def bind(
     return mount(ledger, Mount("bind", str(source), words), target, scope=scope, needs=needs)
 
 
+def pin(namespace: int, target: Path) -> None:
+    """Bind the namespace that is open as ``namespace`` to the file ``target``. Its record, of kind `netns`, is the caller's."""
+    _call(f"/proc/self/fd/{namespace}", target, None, Flag.BIND, None)
+
+
 def make_shared(path: Path) -> None:
     """Mounts made below ``path`` from now on appear in copies of it, in other mount namespaces too."""
     _call(None, path, None, Flag.SHARED | Flag.REC, None)

@@ -7,9 +7,10 @@ directory, and a later daemon can connect again. Order is Kata's where it matter
 from collections.abc import Iterator
 from typing import Final
 
+from kata_shimd.pod.network import Nic
 from kata_shimd.vm.accel import Accelerator
 from kata_shimd.vm.kernel import command_line
-from kata_shimd.vm.spec import AGENT_PORT_NAME, SHARE_TAG, ExtraMonitor, Tap, VmSpec, Wires
+from kata_shimd.vm.spec import AGENT_PORT_NAME, SHARE_TAG, ExtraMonitor, VmSpec, Wires
 
 #: What a container host's guest never uses, each of which firmware and kernel would probe.
 _MACHINE_WITHOUT: Final = "hpet=off,smbus=off,sata=off,vmport=off,smm=off"
@@ -46,8 +47,8 @@ def _options(spec: VmSpec, wires: Wires) -> Iterator[tuple[str, ...]]:
     yield from _root_ports(spec)
     yield from _vsock(wires)
     yield from _share(spec, wires)
-    for tap in spec.taps:
-        yield from _tap(tap)
+    for nic in spec.nics:
+        yield from _nic(nic)
 
 
 def _identity(spec: VmSpec) -> Iterator[tuple[str, ...]]:
@@ -131,10 +132,15 @@ def _entropy(spec: VmSpec) -> Iterator[tuple[str, ...]]:
 
 def _root_ports(spec: VmSpec) -> Iterator[tuple[str, ...]]:
     for index in range(spec.root_ports):
-        slot, function = divmod(index, _FUNCTIONS)
-        several = ",multifunction=on" if function == 0 else ""
-        address = f"{_ROOT_PORT_SLOT + slot:#x}.{function}"
+        several = ",multifunction=on" if index % _FUNCTIONS == 0 else ""
+        address = f"0x{root_port_address(index)}"
         yield "-device", f"pcie-root-port,id=rp{index},bus=pcie.0,chassis={index + 1},addr={address}{several}"
+
+
+def root_port_address(index: int) -> str:
+    """Slot and function of the root port ``rp<index>`` on the root bus, in hexadecimal: ``10.0``."""
+    slot, function = divmod(index, _FUNCTIONS)
+    return f"{_ROOT_PORT_SLOT + slot:02x}.{function}"
 
 
 def _vsock(wires: Wires) -> Iterator[tuple[str, ...]]:
@@ -147,12 +153,12 @@ def _share(spec: VmSpec, wires: Wires) -> Iterator[tuple[str, ...]]:
     yield "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG},queue-size={spec.share.queue_size}"
 
 
-def _tap(tap: Tap) -> Iterator[tuple[str, ...]]:
-    vhost = f",vhost=on,vhostfds={_fds(tap.vhost_fds)}" if tap.vhost_fds else ""
-    yield "-netdev", f"tap,id={tap.id},fds={_fds(tap.fds)}{vhost}"
+def _nic(nic: Nic) -> Iterator[tuple[str, ...]]:
+    vhost = f",vhost=on,vhostfds={_fds(nic.vhost_fds)}" if nic.vhost_fds else ""
+    yield "-netdev", f"tap,id={nic.id},fds={_fds(nic.fds)}{vhost}"
     # An empty romfile: no network boot, and no option ROM for firmware to run.
-    queues = f",mq=on,vectors={2 * len(tap.fds) + 2}" if len(tap.fds) > 1 else ""
-    yield "-device", f"virtio-net-pci,netdev={tap.id},id={tap.id}-nic,mac={tap.mac},romfile={queues}"
+    queues = f",mq=on,vectors={2 * len(nic.fds) + 2}" if len(nic.fds) > 1 else ""
+    yield "-device", f"virtio-net-pci,netdev={nic.id},id={nic.id}-nic,mac={nic.mac},romfile={queues}"
 
 
 def _listening(name: str, fd: int) -> str:

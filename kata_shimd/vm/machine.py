@@ -19,8 +19,9 @@ from kata_shimd.errors import DeadlineExceeded, HostFailed, ShimError, VmFailed
 from kata_shimd.host.process import UNKNOWN_STATUS, Gate, Process
 from kata_shimd.journal import Journal
 from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.pod.network import Nic
 from kata_shimd.pod.values import VmExit
-from kata_shimd.vm import dial, qemu, share, sockets, virtiofsd, vsock
+from kata_shimd.vm import dial, nic, qemu, share, sockets, virtiofsd, vsock
 from kata_shimd.vm.channel import Channel
 from kata_shimd.vm.console import Console
 from kata_shimd.vm.diagnosis import Diagnosis
@@ -95,6 +96,16 @@ class Machine:
     def kill(self) -> None:
         """End it now; `wait` returns soon after."""
         self._qemu.kill()
+
+    # --- the network's port ------------------------------------------------------------------------------------------
+
+    async def plug_nic(self, device: Nic) -> str:
+        """:raises VmFailed, DeadlineExceeded: QEMU would not, or has no free port"""
+        return await nic.plug(self.monitor, device)
+
+    async def unplug_nic(self, nic_id: str) -> None:
+        """:raises VmFailed, DeadlineExceeded: QEMU would not, or the guest does not let go"""
+        await nic.unplug(self.monitor, nic_id, timeout=self._budgets.hotplug)
 
     # --- for the daemon ----------------------------------------------------------------------------------------------
 

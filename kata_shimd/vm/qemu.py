@@ -71,7 +71,7 @@ def start(spec: VmSpec, wires: Wires, ledger: Ledger, gate: Gate, *, needs: Iter
         argv(spec, wires),
         what=WHAT,
         stderr=pod_dir / STDERR,
-        pass_fds=(*wires.fds(), *(fd for tap in spec.taps for fd in (*tap.fds, *tap.vhost_fds))),
+        pass_fds=(*wires.fds(), *(fd for nic in spec.nics for fd in (*nic.fds, *nic.vhost_fds))),
         needs=(claim, *needs),
     )
 

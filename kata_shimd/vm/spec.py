@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from kata_shimd.pod.network import Nic
 from kata_shimd.vm.accel import Accelerator
 
 AGENT_PORT_NAME: Final = "org.kata-shimd.agent.0"
@@ -41,16 +42,6 @@ class ExtraMonitor(StrEnum):
     HMP = "hmp"
     QMP = "qmp"
     QMP_PRETTY = "qmp-pretty"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tap:
-    """A network device on tap queues that the network set up: one fd (and vhost fd) a queue."""
-
-    id: str
-    mac: str
-    fds: tuple[int, ...]
-    vhost_fds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +87,7 @@ class VmSpec:
     transport: Transport = Transport.VIRTIO_SERIAL
     root_ports: int = ROOT_PORTS
     entropy: Path = Path("/dev/urandom")
-    taps: tuple[Tap, ...] = ()
+    nics: tuple[Nic, ...] = ()
     extra_monitor: ExtraMonitor = ExtraMonitor.NONE
     paused: bool = False
     debug: bool = False
@@ -138,5 +129,6 @@ class Budgets:
     qmp: float = 10.0
     dial: float = 45.0
     hello_interval: float = 0.25
+    hotplug: float = 10.0
     quit: float = 2.0
     term: float = 2.0

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from kata_shimd.pod.network import Nic
 from kata_shimd.vm.accel import Accelerator
 from kata_shimd.vm.argv import argv
-from kata_shimd.vm.spec import ExtraMonitor, ShareSpec, Tap, Transport, VmSpec, Vsock, Wires
+from kata_shimd.vm.spec import ExtraMonitor, ShareSpec, Transport, VmSpec, Vsock, Wires
 
 GOLDEN = Path(__file__).parent / "testdata"
 GUEST = Path("/var/lib/kata-shimd/guest/current")
@@ -44,9 +45,9 @@ KVM = replace(
     max_memory_mib=32768,
     max_vcpus=16,
 )
-TAP = Tap(id="network-0", mac="02:42:ac:11:00:02", fds=(20,), vhost_fds=(30,))
-QUEUES = Tap(id="network-1", mac="02:42:ac:11:00:03", fds=(21, 22), vhost_fds=(31, 32))
-USER_NET = Tap(id="network-2", mac="02:42:ac:11:00:04", fds=(23,))
+TAP = Nic(id="network-0", mac="02:42:ac:11:00:02", fds=(20,), vhost_fds=(30,))
+QUEUES = Nic(id="network-1", mac="02:42:ac:11:00:03", fds=(21, 22), vhost_fds=(31, 32))
+USER_NET = Nic(id="network-2", mac="02:42:ac:11:00:04", fds=(23,))
 
 WIRES = Wires(monitor=10, debug_monitor=11, console=12, share=13, agent=14)
 VSOCK = replace(WIRES, agent=None, vsock=Vsock(cid=3405691582, vhost_fd=15))
@@ -55,7 +56,7 @@ CASES = {
     "tcg": (TCG, WIRES),
     "kvm": (KVM, WIRES),
     "vsock": (replace(KVM, transport=Transport.VSOCK), VSOCK),
-    "taps": (replace(TCG, taps=(TAP, QUEUES, USER_NET)), WIRES),
+    "taps": (replace(TCG, nics=(TAP, QUEUES, USER_NET)), WIRES),
     "debug": (replace(TCG, debug=True, extra_monitor=ExtraMonitor.HMP), replace(WIRES, extra_monitor=16)),
     "template": (replace(TCG, paused=True, memory_file=Path("/run/vc/template/memory,0")), WIRES),
     "options": (

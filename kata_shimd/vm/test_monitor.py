@@ -23,7 +23,7 @@ class Qemu:
         self._listening = sockets.listen(path)
         self._listening.settimeout(5)
         self.path, self.commands, self.greeting = path, commands or {}, greeting
-        self.asked, self.fds, self.accepted = [], [], asyncio.Event()
+        self.asked, self.words, self.fds, self.accepted = [], {}, [], asyncio.Event()
 
     async def __aenter__(self):
         return self
@@ -58,6 +58,7 @@ class Qemu:
 
     def _answer(self, command):
         self.asked.append(command["execute"])
+        self.words[command["execute"]] = command.get("arguments")
         reply = {"return": {}}
         if command["execute"] != "qmp_capabilities":
             reply = self.commands.get(command["execute"], {"return": {}})

@@ -19,7 +19,7 @@ pub struct Process {
     pub identity: Option<Identity>,
 }
 
-/// A network interface that is ours to delete.
+/// A network interface: ours to delete, or somebody's on which something is ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// None: the network namespace of the host.
@@ -39,6 +39,8 @@ pub enum Object {
     Cgroup(PathBuf),
     Netns(PathBuf),
     Link(Link),
+    /// The ingress queueing discipline of a link that is not ours.
+    Qdisc(Link),
     /// Written by somebody who knows more than we do, or damaged: cannot be undone. Says why.
     Unknown(String),
 }
@@ -97,7 +99,8 @@ impl Object {
             "file" => Self::with_path(fields, Self::File),
             "cgroup" => Self::with_path(fields, Self::Cgroup),
             "netns" => Self::with_path(fields, Self::Netns),
-            "link" => Self::link(fields),
+            "link" => Self::link(fields, Self::Link),
+            "qdisc" => Self::link(fields, Self::Qdisc),
             other => Self::Unknown(format!("kind {other:?} is not known to this launcher")),
         }
     }
@@ -109,7 +112,7 @@ impl Object {
         }
     }
 
-    fn link(fields: &Map<String, Value>) -> Self {
+    fn link(fields: &Map<String, Value>, object: fn(Link) -> Self) -> Self {
         let netns = match fields.get("netns") {
             None | Some(Value::Null) => None,
             Some(_) => match path(fields, "netns") {
@@ -120,7 +123,7 @@ impl Object {
         match text(fields, "name").filter(|name| !name.is_empty()) {
             Some(name) => {
                 let ifindex = number(fields, "ifindex").and_then(|index| index.try_into().ok());
-                Self::Link(Link { netns, name, ifindex })
+                object(Link { netns, name, ifindex })
             }
             None => Self::Unknown("link without a name".to_owned()),
         }
@@ -137,6 +140,7 @@ impl std::fmt::Display for Object {
             Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
             Self::Netns(path) => write!(f, "netns {}", path.display()),
             Self::Link(link) => write!(f, "link {}", link.name),
+            Self::Qdisc(link) => write!(f, "ingress qdisc of {}", link.name),
             Self::Unknown(_) => write!(f, "object"),
         }
     }

@@ -3,8 +3,8 @@
 //! `undo POD [scope]` runs it for the daemon's own teardown; `delete` and `start` run it in-process on what a dead daemon left.
 
 mod cgroup;
-mod link;
 mod mount;
+mod netlink;
 mod path;
 mod tree;
 mod walk;
@@ -96,7 +96,8 @@ impl Undo<'_> {
             Object::File(path) => mount::unlink(self.pod, path),
             Object::Cgroup(path) => cgroup::remove(path, self.caller, self.deadline),
             Object::Netns(path) => mount::remove_netns(self.pod, path),
-            Object::Link(link) => link::delete(link),
+            Object::Link(link) => netlink::delete_link(link),
+            Object::Qdisc(link) => netlink::delete_ingress(link),
             Object::Unknown(why) => Err(why.clone()),
         }
     }

@@ -1,4 +1,5 @@
-//! Deleting a network interface, in its network namespace, over raw rtnetlink.
+//! Taking away what was made on network interfaces, in their network namespace, over raw rtnetlink: the links themselves, and what
+//! redirects the frames that come in at others.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,18 +13,38 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::ledger::Link;
 
 const RTM_DELLINK: u16 = 17;
+const RTM_DELQDISC: u16 = 37;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
-/// nlmsghdr (16) and ifinfomsg (16).
-const REQUEST_LEN: u32 = 32;
+/// Of nlmsghdr.
+const HEADER_LEN: usize = 16;
+/// linux/pkt_sched.h: what comes in at a link, and the handle of the one queueing discipline that can be there.
+const TC_H_INGRESS: u32 = 0xFFFF_FFF1;
+const INGRESS_HANDLE: u32 = 0xFFFF_0000;
 
 /// Delete the link, if its name and its index still belong together.
-pub fn delete(link: &Link) -> Result<(), String> {
+pub fn delete_link(link: &Link) -> Result<(), String> {
+    delete(link, |index| request(RTM_DELLINK, &[&[0; 4], &index.to_ne_bytes(), &[0; 8]]), &[Errno::NODEV])
+}
+
+/// Delete the ingress queueing discipline of the link, and with it its filters; the link is somebody else's and stays.
+pub fn delete_ingress(link: &Link) -> Result<(), String> {
+    let message = |index: u32| {
+        let (index, handle, parent) = (index.to_ne_bytes(), INGRESS_HANDLE.to_ne_bytes(), TC_H_INGRESS.to_ne_bytes());
+        request(RTM_DELQDISC, &[&[0; 4], &index, &handle, &parent, &[0; 4]])
+    };
+    // The kernel's words for "there is none", by version.
+    delete(link, message, &[Errno::NODEV, Errno::NOENT, Errno::INVAL])
+}
+
+/// `gone` are the answers that mean that there was nothing to do.
+fn delete(link: &Link, message: impl Fn(u32) -> Vec<u8>, gone: &[Errno]) -> Result<(), String> {
     let Some(sockets) = Sockets::open_in(link.netns.as_deref())? else { return Ok(()) };
-    match sockets.find(link)? {
-        Some(index) => sockets.delete(index),
-        None => Ok(()),
+    let Some(index) = sockets.find(link)? else { return Ok(()) };
+    match sockets.ask(&message(index))? {
+        Some(error) if !gone.contains(&error) => Err(format!("delete: {error}")),
+        _ => Ok(()),
     }
 }
 
@@ -78,19 +99,16 @@ impl Sockets {
         }
     }
 
-    fn delete(&self, index: u32) -> Result<(), String> {
-        send(&self.netlink, &request(index), SendFlags::empty())
-            .map_err(|error| format!("send to netlink: {error}"))?;
+    /// What the kernel answers to a request; None is success.
+    fn ask(&self, message: &[u8]) -> Result<Option<Errno>, String> {
+        send(&self.netlink, message, SendFlags::empty()).map_err(|error| format!("send to netlink: {error}"))?;
         let mut reply = [0; 4096];
         let (_, size) = recv(&self.netlink, &mut reply, RecvFlags::empty())
             .map_err(|error| format!("read from netlink: {error}"))?;
-        match acknowledgement(reply.get(..size).unwrap_or(&reply))? {
-            0 => Ok(()),
-            code => match Errno::from_raw_os_error(-code) {
-                Errno::NODEV => Ok(()),
-                error => Err(format!("delete: {error}")),
-            },
-        }
+        Ok(match acknowledgement(reply.get(..size).unwrap_or(&reply))? {
+            0 => None,
+            code => Some(Errno::from_raw_os_error(-code)),
+        })
     }
 }
 
@@ -98,15 +116,15 @@ fn enter(netns: File) -> Result<(), Errno> {
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
 }
 
-fn request(index: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(REQUEST_LEN as usize);
-    bytes.extend(REQUEST_LEN.to_ne_bytes());
-    bytes.extend(RTM_DELLINK.to_ne_bytes());
+/// A message of this kind, whose body is `parts`.
+fn request(kind: u16, parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
+    bytes.extend(u32::try_from(HEADER_LEN + body.len()).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
     bytes.extend([0; 8]); // sequence number, port
-    bytes.extend([0; 4]); // family, padding, type
-    bytes.extend(index.to_ne_bytes());
-    bytes.extend([0; 8]); // flags, change mask
+    bytes.extend(body);
     bytes
 }
 
