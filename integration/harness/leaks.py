@@ -65,8 +65,11 @@ def report(leaked: Mapping[str, list[str]]) -> str:
 
 
 def _processes(scene: Scene) -> Iterator[str]:
-    """All descendants of ours; zombies count when somebody else forgot to reap them."""
+    """All descendants of ours but containerd, which a test may restart; zombies count when somebody forgot to reap them."""
+    daemon = scene.containerd.pid if scene.containerd is not None else 0
     for found in process.descendants():
+        if found.pid == daemon:
+            continue
         state, parent = found.stat() or ("X", 0)
         if state != "X" and not (state == "Z" and parent == os.getpid()):
             zombie = ", zombie" if state == "Z" else ""
