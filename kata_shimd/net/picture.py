@@ -15,6 +15,7 @@ from kata_shimd.pod.network import Address, Neighbour, Route
 RT_TABLE_MAIN: Final = 254
 RTN_UNICAST: Final = 1
 RTPROT_KERNEL: Final = 2
+RTPROT_RA: Final = 9
 RTNH_F_ONLINK: Final = 4
 IFF_NOARP: Final = 0x80
 IFF_LOOPBACK: Final = 8
@@ -22,6 +23,9 @@ NUD_REACHABLE: Final = 0x02
 NUD_PERMANENT: Final = 0x80
 TUN_TAP: Final = 2
 _AF_INET6: Final = 10
+
+#: Routes that the guest's kernel makes too: from its addresses, and from what routers say, which no longer reaches the host's.
+_MADE_BY_ITSELF: Final = frozenset({RTPROT_KERNEL, RTPROT_RA})
 
 Message = Mapping[str, Any]
 
@@ -108,7 +112,7 @@ def _route(message: Message, names: Mapping[int, str]) -> Route | None:
     """A route that somebody wanted, out of one link (of several next hops netlink names no one link)."""
     table = attribute(message, "RTA_TABLE") or message["table"]
     device = names.get(attribute(message, "RTA_OIF"))
-    ours = table == RT_TABLE_MAIN and message["type"] == RTN_UNICAST and message["proto"] != RTPROT_KERNEL
+    ours = table == RT_TABLE_MAIN and message["type"] == RTN_UNICAST and message["proto"] not in _MADE_BY_ITSELF
     if not ours or device is None:
         return None
     destination = attribute(message, "RTA_DST")

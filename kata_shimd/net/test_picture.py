@@ -93,6 +93,7 @@ def test_routes_in_all_their_parts():
     "other",
     [
         route(dst="10.0.0.0", length=24, proto=2),
+        route(family=V6, RTA_GATEWAY="fe80::1", proto=9),
         route(dst="10.0.0.2", length=32, table=255),
         route(dst="10.0.0.0", length=24, RTA_TABLE=1000),
         route(dst="10.0.0.0", length=24, kind=6),
@@ -100,7 +101,7 @@ def test_routes_in_all_their_parts():
         route(None, dst="10.1.0.0", length=16),
         route(7, dst="10.1.0.0", length=16),
     ],
-    ids=["kernel's", "local table", "other table", "blackhole", "loopback", "several hops", "unknown link"],
+    ids=["kernel's", "router's", "local table", "other table", "blackhole", "loopback", "several hops", "unknown link"],
 )
 def test_routes_that_are_not_told(other):
     assert routes(other) == ()
