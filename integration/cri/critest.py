@@ -7,6 +7,7 @@ a reason for what is not passed. Any difference fails the run, a spec that has b
 import csv
 import json
 import re
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ CATEGORIES: Final = (
     "suite",  # left out by the suite itself
     "containerd",  # this version of containerd does not do it, with any runtime
 )
+REAP_EVERY: Final = 5.0
 #: Stands where a person has to say why.
 ASK: Final = "?"
 _STATES: Final = {"passed": "passed", "skipped": "skipped", "pending": "skipped"}
@@ -96,7 +98,7 @@ class Suite:
         with self.log.open("wb") as log:
             child = self.host.spawn(argv, env={"HOME": str(self.home)}, stdout=log, stderr=log)
         try:
-            child.wait(within)
+            _await_end(child, within)
         finally:
             process.finish(child)
         if not report.exists():
@@ -117,6 +119,21 @@ class Suite:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _await_end(child: "subprocess.Popen[bytes]", within: float) -> None:
+    """Wait for it, collecting meanwhile the daemons of pods that have ended, which are ours to reap.
+
+    :raises subprocess.TimeoutExpired: it has not ended within so many seconds
+    """
+    end = time.monotonic() + within
+    while child.poll() is None:
+        try:
+            child.wait(REAP_EVERY)
+        except subprocess.TimeoutExpired:
+            process.reap_orphans()
+            if time.monotonic() > end:
+                raise
 
 
 def results(report: Sequence[Mapping[str, Any]]) -> dict[str, Result]:

@@ -1,5 +1,6 @@
 """What cannot be is refused with a sentence that says why, leaves nothing, and is explained by ``kata-shimd why``."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,30 @@ def why(host: Host, pod_id: str) -> str:
     done = host.run([PREFIX / "bin/kata-shimd", "why", pod_id, "--run-dir", host.run_dir])
     assert done.stdout, done
     return done.stdout.decode()
+
+
+def test_a_network_namespace_that_is_gone(ctr: Ctr, scene: leaks.Scene, name: str) -> None:
+    before = leaks.snapshot(scene)
+    done = ctr.run(name, "true", options=["--with-ns", "network:/run/netns/no-such"])
+    assert done.code != 0
+    assert "open network namespace: /run/netns/no-such" in done.err, done
+    ctr.remove(name)
+    assert leaks.report(leaks.await_no_leak(scene, before)) == ""
+
+
+def test_the_hosts_network(crictl: Crictl, scene: leaks.Scene, host: Host, name: str) -> None:
+    before = leaks.snapshot(scene)
+    node = {"linux": {"security_context": {"namespace_options": {"network": 2}}}}
+    done = crictl(*crictl.runp_words(pod_config(name, **node)))
+    assert done.code != 0
+    assert "host's network namespace" in done.err, done
+    assert leaks.report(leaks.await_no_leak(scene, before)) == ""
+
+
+def test_a_network_that_gives_no_address(crictl: Crictl, scene: leaks.Scene, name: str) -> None:
+    before = leaks.snapshot(scene)
+    other = dataclasses.replace(crictl, handler=cri.NO_ADDRESS)
+    done = other(*other.runp_words(pod_config(name)))
+    assert done.code != 0
+    assert "network" in done.err and "sandbox" in done.err, done
+    assert leaks.report(leaks.await_no_leak(scene, before)) == ""

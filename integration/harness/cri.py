@@ -18,8 +18,13 @@ from integration.harness.install import Layout
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
-#: The runtime handlers of the node: ours, and runc's to prove the tests themselves.
-HANDLERS: Final = {"kata": "io.containerd.kata.v2", "runc": "io.containerd.runc.v2"}
+NO_ADDRESS: Final = "no-address"
+#: The runtime handlers of the node: ours, runc's to prove the tests themselves, and ours on a network that gives no addresses.
+HANDLERS: Final = {
+    "kata": "io.containerd.kata.v2",
+    "runc": "io.containerd.runc.v2",
+    NO_ADDRESS: "io.containerd.kata.v2",
+}
 #: Namespace of everything that the CRI plugin makes.
 NAMESPACE: Final = "k8s.io"
 PAUSE: Final = "registry.invalid/kata-shimd/pause:test"
@@ -118,13 +123,14 @@ class CriContainerd(Containerd):
         self.release = release
         self.program, self.client = release.program, release.client
         super().__init__(host, level=level)
-        write_network(self.home / "net.d", self.home / "ipam")
+        write_network(self.home / "net.d", addresses(self.home / "ipam"))
+        write_network(self.home / "no-address.d", {})
         write_mirror(self.home / "certs.d")
         (self.home / "kata.toml").write_text(_KATA.format(guest=GUEST))
 
     def configuration(self, level: str) -> str:
         release = self.release
-        handlers = [_HANDLER.format(runtime=release.runtime, name=name, type=type_) for name, type_ in HANDLERS.items()]
+        handlers = [self._handler(name, type_) for name, type_ in HANDLERS.items()]
         lists = release.config_version >= 3  # since 2.x the plugins' directories are a list
         return _CONFIG.format(
             version=release.config_version,
@@ -139,6 +145,10 @@ class CriContainerd(Containerd):
             images=release.images,
             more=release.more.format(home=self.home),
         )
+
+    def _handler(self, name: str, type_: str) -> str:
+        network = f'  cni_conf_dir = "{self.home}/no-address.d"\n' if name == NO_ADDRESS else ""
+        return _HANDLER.format(runtime=self.release.runtime, name=name, type=type_) + network
 
     def start(self, **env: str) -> None:
         """Start, and wait until the CRI plugin says that it and its network are ready."""
@@ -161,21 +171,20 @@ def _is_ok(plugins: str, name: str) -> bool:
     return any(row[:2] == ["io.containerd.grpc.v1", name] and "ok" in row for row in rows)
 
 
-def write_network(directory: Path, addresses: Path) -> None:
-    """One CNI network: a bridge with both families' addresses, host ports, loopback being containerd's own affair."""
-    directory.mkdir()
-    bridge = {
-        "type": "bridge",
-        "bridge": BRIDGE,
-        "isGateway": True,
-        "hairpinMode": True,
-        "ipam": {
-            "type": "host-local",
-            "dataDir": str(addresses),
-            "ranges": [[{"subnet": subnet}] for subnet in SUBNETS],
-            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-        },
+def addresses(directory: Path) -> dict[str, object]:
+    """Configuration of the allocator of addresses, which keeps its notes in ``directory``."""
+    return {
+        "type": "host-local",
+        "dataDir": str(directory),
+        "ranges": [[{"subnet": subnet}] for subnet in SUBNETS],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
     }
+
+
+def write_network(directory: Path, ipam: Mapping[str, object]) -> None:
+    """One CNI network: a bridge, its addresses, host ports; loopback is containerd's own affair."""
+    directory.mkdir()
+    bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": bool(ipam), "hairpinMode": True, "ipam": ipam}
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
     network = {"cniVersion": "1.0.0", "name": "kata-shimd-test", "plugins": [bridge, portmap]}
     (directory / "10-test.conflist").write_text(json.dumps(network, indent=1))
