@@ -59,7 +59,7 @@ def crictl(containerd: CriContainerd, layout: Layout, tmp_path_factory: pytest.T
     archive = home / "images.tar"
     image.write_archive(archive, {image.NAME: image.pack(image.tree(), image.CONFIG), cri.PAUSE: image.pause()})
     Ctr(containerd, cri.NAMESPACE)("image", "import", archive).ok()
-    handler = {type_: name for name, type_ in cri.HANDLERS.items()}[runtime]
+    handler = next(name for name, type_ in cri.HANDLERS.items() if type_ == runtime)
     return Crictl(gotools.ensure(layout)[gotools.CRI_TOOLS.name] / "crictl", containerd, home, handler)
 
 
