@@ -35,6 +35,7 @@ PACKAGES: Final = (
     "crun",
     "busybox-static",
     "containernetworking-plugins",
+    "iptables",
 )
 PYTHON: Final = (3, 11)
 #: Beyond the programs themselves, what the wheel is made of.
