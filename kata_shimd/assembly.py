@@ -39,6 +39,7 @@ from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
+from kata_shimd.vm.phases import Phases
 from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
 
 if TYPE_CHECKING:
@@ -170,7 +171,8 @@ class Booter:
         spec = oci.load(self._arguments.bundle)
         parts = self._parts
         settings = network_settings(spec, parts.loaded.config)
-        network = await PodNetwork.open(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
+        with Phases(parts.journal)("network"):
+            network = await PodNetwork.open(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
         vm = await self._machine(network)
         try:
             agent = await self._reach(vm, self._sandbox(spec), network)

@@ -25,5 +25,6 @@ def network(host: Host) -> Iterator[cni.Network]:
 def bridge_of(host: Host, name: str, *subnets: str, **how: int) -> Iterator[cni.Network]:
     """The plugin would make its bridge with the first pod, and nobody would ever remove it."""
     cni.ip(host, "link", "add", name, "type", "bridge")
+    cni.ip(host, "link", "set", name, "up")  # or its queueing discipline would look like a leak of the first pod
     yield cni.bridge(host, name, *subnets, **how)
     cni.ip(host, "link", "delete", name)

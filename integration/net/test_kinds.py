@@ -1,5 +1,6 @@
 """What a pod's network can be made of: models, kinds of links, sizes, and interfaces that come late."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from integration.harness import cni
-from integration.harness.ctr import Ctr
+from integration.harness.ctr import Ctr, Done
 from integration.harness.host import Host
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.net.conftest import bridge_of
 
 LATE = 30 * SCALE
+_numbers = itertools.count(1)
+
+
+def exec_in(ctr: Ctr, name: str, *argv: str) -> Done:
+    return ctr.exec(name, f"e{next(_numbers)}", *argv)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,33 @@ def test_several_interfaces_each_with_its_routes(
     assert [f"64 bytes from 10.{net}.0.1" in out for net in (88, 89, 90)] == [True] * 3
 
 
+def test_a_tap_that_is_there_already_is_the_guests_cable(ctr: Ctr, host: Host, name: str) -> None:
+    """On a bridge inside the pod's namespace, as some plugins leave it; the guest's address is on the tap."""
+    cni.ip(host, "link", "add", "cable0", "type", "veth", "peer", "name", "up0")
+    try:
+        cni.ip(host, "addr", "add", "10.94.0.1/24", "dev", "cable0")
+        cni.ip(host, "link", "set", "cable0", "up")
+        with cni.namespace(host, "tapped") as space:
+            cni.ip(host, "link", "set", "up0", "netns", "tapped")
+            # The namespace must not answer for the guest.
+            cni.inside(host, "tapped", "sysctl", "-q", "-w", "net.ipv4.conf.all.arp_ignore=1")
+            for words in (
+                "link add br0 type bridge",
+                "tuntap add tap0 mode tap",
+                "link set up0 master br0",
+                "link set tap0 master br0",
+                "link set up0 up",
+                "link set br0 up",
+                "link set tap0 up",
+                "addr add 10.94.0.2/24 dev tap0",
+            ):
+                cni.ip(host, *words.split(), netns="tapped")
+            out = ctr.run(name, "ping", "-c", "2", "-w", "20", "10.94.0.1", options=cni.words([space.path])).ok().out
+    finally:
+        host.run(["ip", "link", "delete", "cable0"])
+    assert "64 bytes from 10.94.0.1" in out
+
+
 def test_the_model_macvtap(ctr: Ctr, host: Host, network: cni.Network, name: str, tmp_path: Path) -> None:
     with cni.namespace(host, "macvtap", network) as space:
         script = "ping -c 2 -w 20 10.88.0.1"
@@ -90,15 +123,13 @@ def test_without_a_path_the_pod_has_a_namespace_of_its_own(ctr: Ctr, host: Host,
         pid = ctr.tasks()[name][0]
         theirs = f"/proc/{pid}/ns/net"
         assert Path(theirs).stat().st_ino != Path(f"/proc/{host.pid}/ns/net").stat().st_ino
-        assert ctr.exec(name, "e", "ls", "/sys/class/net").ok().out.split() == ["lo"]
+        assert exec_in(ctr, name, "ls", "/sys/class/net").ok().out.split() == ["lo"]
         put_cable(host, pid)
-        eventually(
-            "eth0 in the guest", lambda: ctr.exec(name, "e", "ip", "addr", "show", "eth0").code == 0, within=LATE
-        )
-        eventually("its route", lambda: "via 10.92.0.1" in ctr.exec(name, "e", "ip", "route").out, within=LATE)
-        assert "64 bytes from 10.92.0.1" in ctr.exec(name, "e", "ping", "-c", "2", "-w", "20", "10.92.0.1").ok().out
+        eventually("eth0 in the guest", lambda: exec_in(ctr, name, "ip", "addr", "show", "eth0").code == 0, within=LATE)
+        eventually("its route", lambda: "via 10.92.0.1" in exec_in(ctr, name, "ip", "route").out, within=LATE)
+        assert "64 bytes from 10.92.0.1" in exec_in(ctr, name, "ping", "-c", "2", "-w", "20", "10.92.0.1").ok().out
         cni.ip(host, "link", "delete", "late0")
-        eventually("eth0 gone", lambda: ctr.exec(name, "e", "ls", "/sys/class/net").out.split() == ["lo"], within=LATE)
+        eventually("eth0 gone", lambda: exec_in(ctr, name, "ls", "/sys/class/net").out.split() == ["lo"], within=LATE)
     finally:
         ctr.remove(name)
 

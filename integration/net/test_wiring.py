@@ -7,7 +7,9 @@ import asyncio
 import json
 import os
 import select
+import signal
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from integration.conftest import PREFIX
 from integration.harness import cni
 from integration.harness.host import Host
+from integration.harness.install import REPOSITORY
 from kata_shimd.errors import FailedPrecondition, HostFailed, ShimError, Unimplemented, VmFailed
 from kata_shimd.ledger import NAME, Ledger
 from kata_shimd.net.network import PodNetwork, Settings
@@ -84,7 +87,10 @@ class Scene:
         """What undoing has to restore: links, addresses, queueing disciplines."""
         kept = ("ifname", "ifindex", "address", "mtu", "promiscuity", "qdisc")
         links = [tuple(link.get(key) for key in kept) for link in self.links()]
-        return links, self.ip("-oneline addr show up"), cni.inside(self.host, self.name, "tc", "qdisc", "show")
+        # Of a link that is filtered out an empty object is left.
+        found = [link for link in json.loads(self.ip("-json addr show up")) if link]
+        addresses = [(link["ifname"], [item["local"] for item in link["addr_info"]]) for link in found]
+        return links, addresses, cni.inside(self.host, self.name, "tc", "qdisc", "show")
 
     async def open(self, **how: Any) -> PodNetwork:
         found = await PodNetwork.open(Settings(path=str(self.path), **how), Ledger(self.pod), LAUNCHER, self._note)
@@ -379,4 +385,66 @@ async def test_a_device_that_the_vm_does_not_take_leaves_nothing_and_is_tried_ag
     network.close()
     scene.undo()
     scene.ip("addr flush dev eth0 scope global")
+    assert scene.state() == before
+
+
+async def test_a_later_daemon_takes_the_network_over(scene: Scene) -> None:
+    """It leaves alone what is wired, sees what came while no daemon was there, and unplugs what came late."""
+    scene.ip("tuntap add tap0 mode tap")
+    veth(scene)
+    for words in ("addr add 10.7.0.2/24 dev eth0", "addr add 10.8.0.2/24 dev tap0", "link set tap0 up"):
+        scene.ip(words)
+    first = await scene.open()
+    macs = [nic.mac for nic in first.nics]
+    first.close()
+    scene.ip("link add mv0 link peer type macvlan mode bridge")
+    scene.ip("addr add 10.9.0.2/24 dev mv0")
+    settings, guest = Settings(path=str(scene.path)), Guest()
+    second = await PodNetwork.adopt(settings, Ledger(scene.pod), LAUNCHER, scene._note)
+    assert second is not None
+    assert [nic.mac for nic in second.nics] == macs
+
+    async def catch_up() -> None:
+        async with asyncio.timeout(10):
+            await guest.happened.wait()
+        guest.happened.clear()
+        assert [interface.name for interface in guest.network.interfaces] == ["mv0"]
+        assert len(guest.plugged) == 1
+        scene.ip("link delete mv0")
+        async with asyncio.timeout(10):
+            await guest.happened.wait()
+
+    await following(second, guest, catch_up)
+    assert guest.plugged == []
+    second.close()
+    first.hand_over()
+    scene.undo()
+    assert {link["ifname"] for link in scene.links()} == {"lo", "tap0", "peer", "eth0"}
+
+
+#: Wires what is there, dying after so many lines of the ledger; 0 ends by itself, with everything made.
+MORTAL = """
+import asyncio, sys
+from pathlib import Path
+from kata_shimd.ledger import Ledger
+from kata_shimd.net.network import PodNetwork, Settings
+from kata_shimd.net.plan import Model
+space, pod, model, at = sys.argv[1:]
+ledger = Ledger(Path(pod), die_at=int(at) or None)
+asyncio.run(PodNetwork.open(Settings(path=space, model=Model(model)), ledger, Path("launcher"), lambda *_, **__: None))
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "at"), [*(("tcfilter", at) for at in (1, 2, 3, 4, 0)), *(("macvtap", at) for at in (1, 2, 3, 0))]
+)
+def test_a_daemon_killed_at_every_record(scene: Scene, model: str, at: int) -> None:
+    veth(scene)
+    scene.ip("addr add 10.7.0.2/24 dev eth0")
+    before = scene.state()
+    done = subprocess.run(
+        [sys.executable, "-c", MORTAL, scene.path, scene.pod, model, str(at)], capture_output=True, cwd=REPOSITORY
+    )
+    assert done.returncode == (-signal.SIGKILL if at else 0), done.stderr.decode()
+    scene.undo()
     assert scene.state() == before

@@ -32,6 +32,10 @@ class Changes:
         await self._happened.wait()
         self._happened.clear()
 
+    def suspect(self) -> None:
+        """Something may have happened while nobody listened."""
+        self._happened.set()
+
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()

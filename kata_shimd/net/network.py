@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from kata_shimd import supervise
 from kata_shimd.errors import Code, InvalidArgument, ShimError
@@ -20,6 +21,9 @@ from kata_shimd.net.picture import Picture
 from kata_shimd.net.plan import Model, Wire
 from kata_shimd.net.wiring import Made, Note, Wiring
 from kata_shimd.pod.network import GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
+
+#: Ledger values by index of the link: its device's PCI path, empty for one that was there at boot.
+_WIRED: Final = "nic/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +45,11 @@ class Settings:
 class PodNetwork:
     """The pod's network from before the VM until after it."""
 
-    def __init__(self, space: Namespace, changes: Changes, wiring: Wiring, settings: Settings, note: Note) -> None:
-        self._space, self._changes, self._wiring, self._settings, self._note = space, changes, wiring, settings, note
+    def __init__(
+        self, space: Namespace, changes: Changes, wiring: Wiring, settings: Settings, ledger: Ledger, note: Note
+    ) -> None:
+        self._space, self._changes, self._wiring, self._settings = space, changes, wiring, settings
+        self._ledger, self._note = ledger, note
         self._made: dict[int, Made] = {}
         self._paths: dict[int, str] = {}
         self._told = GuestNetwork()
@@ -62,17 +69,41 @@ class PodNetwork:
             return None
         if settings.path is None:
             raise namespace.host_network("the spec has no network namespace")
+        space = namespace.find(settings.path) if settings.path else await namespace.create(ledger)
         with ExitStack() as failed:
-            space = namespace.find(settings.path) if settings.path else await namespace.create(ledger)
             failed.callback(space.close)
-            changes = await Changes.of(space)  # first, so that nothing happens between looking and listening
-            failed.callback(changes.close)
-            wiring = Wiring(space, ledger, launcher, queues=settings.queues, vhost=settings.vhost, note=note)
-            network = cls(space, changes, wiring, settings, note)
+            network = await cls._of(space, settings, ledger, launcher, note)
+            failed.callback(network._changes.close)
             failed.callback(network.hand_over)
             await network._begin()
             failed.pop_all()
         return network
+
+    @classmethod
+    async def adopt(cls, settings: Settings, ledger: Ledger, launcher: Path, note: Note) -> "PodNetwork | None":
+        """Take over the network that another daemon opened, with the same settings. What is wired stays as it is; what has changed
+        since is found by `follow`, which looks once before it waits.
+
+        :raises InvalidArgument, HostFailed: the namespace has gone or cannot be read
+        """
+        if settings.path is None or not settings.new_namespace:
+            return None
+        space = namespace.find(settings.path or str(ledger.pod_dir / namespace.NAME))
+        with ExitStack() as failed:
+            failed.callback(space.close)
+            network = await cls._of(space, settings, ledger, launcher, note)
+            failed.callback(network._changes.close)
+            await network._recall()
+            failed.pop_all()
+        return network
+
+    @classmethod
+    async def _of(
+        cls, space: Namespace, settings: Settings, ledger: Ledger, launcher: Path, note: Note
+    ) -> "PodNetwork":
+        changes = await Changes.of(space)  # first, so that nothing happens between looking and listening
+        wiring = Wiring(space, ledger, launcher, queues=settings.queues, vhost=settings.vhost, note=note)
+        return cls(space, changes, wiring, settings, ledger, note)
 
     @property
     def namespace(self) -> Path:
@@ -114,10 +145,7 @@ class PodNetwork:
         if self._settings.model is Model.NONE:
             return
         while await supervise.first_of(ended(), self._changes.wait()) == 1:
-            try:
-                await self._catch_up(agent, plug)
-            except ShimError as error:
-                self._note("network-failed", error=str(error))
+            await self._attempt(self._catch_up(agent, plug))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -130,6 +158,23 @@ class PodNetwork:
             raise error
         for wire in todo.wires:
             self._made[wire.link.index] = await self._wiring.make(wire)
+            self._remember(wire.link.index, "")
+
+    def _remember(self, index: int, path: str | None) -> None:
+        """A later daemon has to know which links are wired, and where those sit that came late; None forgets."""
+        self._ledger.set(f"{_WIRED}{index}", path)
+
+    async def _recall(self) -> None:
+        self._picture = await self._look()
+        values = self._ledger.state.values.items()
+        known = {int(key.removeprefix(_WIRED)): path for key, path in values if key.startswith(_WIRED)}
+        known = {index: path for index, path in known.items() if path is not None}
+        for wire in plan.plan(self._picture, self._settings.model).wires:
+            if wire.link.index in known:
+                self._made[wire.link.index] = Made(wire, Nic(id=wire.id, mac=wire.mac, fds=()))
+        self._paths = {index: path for index, path in known.items() if path}
+        self._told = self._wanted()
+        self._changes.suspect()
 
     async def _look(self) -> Picture:
         """Mostly there is nothing but the loopback, and then netlink's library need not be there either."""
@@ -157,17 +202,27 @@ class PodNetwork:
             if error.code is not Code.UNIMPLEMENTED:
                 raise
 
+    async def _attempt(self, step: Awaitable[None]) -> None:
+        """One step of several that do not depend on each other: a failure is told, and the pod goes on."""
+        try:
+            await step
+        except ShimError as error:
+            self._note("network-failed", error=str(error))
+
     async def _catch_up(self, agent: NetworkAgent, plug: NicPlug) -> None:
         self._picture = await self._look()
         there = {link.index for link in self._picture.links}
         for index in [index for index in self._made if index not in there]:
-            await self._lose(index, plug)
+            await self._attempt(self._lose(index, plug))
         todo = plan.plan(self._picture, self._settings.model, self._made)
         for error in todo.refused:
             self._refuse(error)
         for wire in todo.wires:
-            await self._plug(await self._make(wire), plug)
+            await self._attempt(self._add(wire, plug))
         await self.tell(agent)
+
+    async def _add(self, wire: Wire, plug: NicPlug) -> None:
+        await self._plug(await self._make(wire), plug)
 
     async def _make(self, wire: Wire) -> Made:
         try:
@@ -187,10 +242,12 @@ class PodNetwork:
             raise
         made.close()
         self._made[index] = made
+        self._remember(index, self._paths[index])
 
     async def _lose(self, index: int, plug: NicPlug) -> None:
         """The link was taken away. A device that was there at boot cannot be unplugged, and stays without a cable."""
         made = self._made.pop(index)
+        self._remember(index, None)
         self._note("nic-lost", link=made.wire.link.name)
         if self._paths.pop(index, None) is not None:
             await plug.unplug_nic(made.nic.id)

@@ -4,7 +4,7 @@ What a kind of link allows is a table. A link without an address is nobody's yet
 it has changed.
 """
 
-import secrets
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -93,8 +93,9 @@ def _way(link: Link, model: Model) -> Way | None:
 
 def _wire(link: Link, way: Way, names: Iterator[str]) -> Wire:
     if way is Way.TAP:
-        # The link itself is the far end of the cable, so the guest's end has an address of its own.
-        return Wire(link, way, f"02:{secrets.token_bytes(5).hex(':')}")
+        # The link itself is the far end of the cable, so the guest's end has an address of its own: always the same, for whoever
+        # takes the pod over.
+        return Wire(link, way, f"02:{hashlib.sha256(link.mac.encode()).digest()[:5].hex(':')}")
     return Wire(link, way, link.mac, next(names) if way in (Way.MIRROR, Way.MACVTAP) else "")
 
 

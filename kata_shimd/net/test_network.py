@@ -53,6 +53,16 @@ class Wires:
         self.undone.append(wire.link.name)
 
 
+class Values:
+    """The ledger, as far as it is asked: values."""
+
+    def __init__(self):
+        self.values = {}
+
+    def set(self, key, value):
+        self.values[key] = value
+
+
 class Changes:
     def __init__(self):
         self.happened = asyncio.Queue()
@@ -100,7 +110,8 @@ class Stage:
         self.wires, self.changes, self.guest, self.notes = Wires(), Changes(), Guest(), []
         self.ended = asyncio.Event()
         settings = Settings(path="/run/netns/x")
-        self.network = PodNetwork(self.space, self.changes, self.wires, settings, self._note)
+        self.ledger = Values()
+        self.network = PodNetwork(self.space, self.changes, self.wires, settings, self.ledger, self._note)
 
     def _note(self, event, **fields):
         self.notes.append((event, fields))
@@ -157,6 +168,7 @@ async def test_a_late_interface_is_plugged_in_and_told_with_its_path():
     await stage.begin()
     await stage.following(lambda: stage.change("routes", ETH0, ETH1, routes=(DEFAULT,)))
     assert stage.guest.asked == [("plug", "net3", True), ("interface", "eth1", "10.0/00"), ("routes", "10.0.0.1")]
+    assert stage.ledger.values == {"nic/2": "", "nic/3": "10.0/00"}
 
 
 async def test_what_has_not_changed_is_not_told_again():
@@ -178,6 +190,7 @@ async def test_an_interface_that_is_taken_away_is_unplugged_if_it_came_late():
     await stage.following(come_and_go)
     assert [what for what, *_ in stage.guest.asked] == ["plug", "interface", "unplug"]
     assert stage.wires.undone == ["eth1", "eth0"]
+    assert stage.ledger.values == {"nic/2": None, "nic/3": None}
 
 
 async def test_the_pod_goes_on_whatever_fails_and_what_failed_is_tried_again():
