@@ -2,7 +2,7 @@
 
 After each record of the daemon's ledger the daemon is killed, or the record cannot be written. The records are counted by the
 daemon itself, so the loops end where a creation has survived, and a record that is added later is covered at once. ``--long``
-tries every point in both ways on both versions; without, each point is tried once, here or there.
+tries every point in both ways on both versions; without, containerd 1.6 sees every fourth kill and 2.4 every fourth failure.
 """
 
 import itertools
@@ -38,7 +38,7 @@ def points(release: Release, request: pytest.FixtureRequest) -> Callable[[int], 
 
     def mine(first: int) -> Iterator[tuple[int, str]]:
         for point, (index, way) in itertools.product(range(first, MANY), enumerate(WAYS)):
-            if long or (point % 2 == second and point // 2 % 2 == index):
+            if long or (index == second and point % 4 == 1 + second):
                 yield point, way
 
     return mine
@@ -71,7 +71,7 @@ def test_of_a_sandbox(pods: Pods, crictl: Crictl, scene: leaks.Scene, points, in
         injecting()
         run(crictl, f"{name}-{point}").ok()
         clear(crictl)
-    assert 2 < failed < MANY - 1
+    assert 1 < failed < MANY - 1
 
 
 def test_of_a_container(
