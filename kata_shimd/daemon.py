@@ -110,7 +110,8 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
 
 
 async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded, served: asyncio.Event) -> None:
-    ledger = Ledger(arguments.pod_dir, die_at=_die_at(os.environ))
+    die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
+    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at)
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
@@ -199,9 +200,9 @@ async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
     await shim.server.close(DRAIN_SECONDS)
 
 
-def _die_at(environ: Mapping[str, str]) -> int | None:
-    """A kill point of the tests, ``KATA_SHIMD_DIE_AT=daemon:<n>`` (`docs/contracts.md`)."""
-    who, _, number = environ.get("KATA_SHIMD_DIE_AT", "").partition(":")
+def _point(environ: Mapping[str, str], name: str) -> int | None:
+    """A point of the tests, ``daemon:<n>`` (`docs/contracts.md`)."""
+    who, _, number = environ.get(name, "").partition(":")
     return int(number) if who == "daemon" and number.isdigit() else None
 
 

@@ -429,10 +429,16 @@ class Pod:
         return True
 
     def stop(self) -> None:
-        """The pod ends. It is on record before anyone is told, for `delete` follows on the heels of Shutdown's reply."""
-        if not self.stopping.is_set():
+        """The pod ends. It is on record before anyone is told, for `delete` follows on the heels of Shutdown's reply; a record that
+        cannot be written, because the disk is full, does not keep it alive.
+        """
+        if self.stopping.is_set():
+            return
+        try:
             self._on_stopping()
-            self.stopping.set()
+        except ShimError as error:
+            self._note("stop-not-recorded", error=str(error))
+        self.stopping.set()
 
     def report(self) -> Mapping[str, Any]:
         """What there is, for people: the REPL, `why`, logs."""
