@@ -19,7 +19,8 @@ from kata_shimd.config import Loaded, options
 from kata_shimd.config import load as load_config
 from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.debug.record import RecordingPublisher
-from kata_shimd.errors import InvalidArgument, ShimError
+from kata_shimd.durable.streams import KeptStreams
+from kata_shimd.errors import InvalidArgument, ShimError, VmFailed
 from kata_shimd.host.files import HostFiles
 from kata_shimd.host.logger import Loggers
 from kata_shimd.host.process import Gate
@@ -31,6 +32,7 @@ from kata_shimd.pod.pod import Pod, South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.storage import GUEST_SHARED
 from kata_shimd.pod.values import GuestStorage, Sandbox
+from kata_shimd.survive import ResumingAgent, Survival
 from kata_shimd.task.abandon import Abandonment
 from kata_shimd.task.boundary import boundary
 from kata_shimd.task.publisher import EventPublisher
@@ -53,6 +55,8 @@ class Parts:
     journal: Journal
     group: asyncio.TaskGroup
     environ: Mapping[str, str]
+    #: What outlives the daemon, if anything does.
+    survival: Survival | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +114,19 @@ def _decode_options(value: bytes) -> tuple[str, bytes]:
 
 def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> Shim:
     """Make the pod and its server. Nothing runs yet."""
+    survival = parts.survival
     choice = accel.choose(accel.Setting(parts.loaded.config.shimd.accelerator.value))
     parts.journal.write("accelerator", choice=str(choice.accelerator), why=choice.why)
     timeouts = parts.loaded.config.deadlines(Accelerator(choice.accelerator.value))
-    publisher = EventPublisher(parts.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)
+    publisher = _publisher(arguments, parts)
+    recording = RecordingPublisher(publisher, parts.journal.write)
+    streams = HostStreams(_loggers(arguments, parts, timeouts).start)
+    booter = Booter(arguments, parts, choice, timeouts)
     south = South(
-        vmm=Booter(arguments, parts, choice, timeouts),
+        vmm=booter,
         host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared"),
-        streams=HostStreams(_loggers(arguments, parts, timeouts).start),
-        publisher=RecordingPublisher(publisher, parts.journal.write),
+        streams=KeptStreams(streams, survival.keeper) if survival else streams,
+        publisher=survival.publisher(recording) if survival else recording,
     )
     pod = Pod(
         south,
@@ -129,14 +137,34 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
     abandonment = Abandonment(parts.group, pod.abandon)
+    table = services(TaskService(pod), abandonment)
+
+    def lost(connection: str) -> None:
+        abandonment.lost(connection)
+        if survival is not None:
+            survival.lost(connection)
+
     server = Server(
-        listener,
-        services(TaskService(pod), abandonment),
+        # A keeper accepts for us.
+        None if survival else listener,
+        survival.services(table) if survival else table,
         boundary=boundary(parts.journal.write),
-        on_lost=abandonment.lost,
+        on_lost=lost,
     )
+    if survival is not None:
+        survival.restore(pod, booter.agent)
     parts.group.create_task(publisher.run(), name="publisher")
     return Shim(pod, server, publisher)
+
+
+def _publisher(arguments: "Arguments", parts: Parts) -> EventPublisher:
+    address, survival = parts.environ.get("TTRPC_ADDRESS", ""), parts.survival
+    if survival is None:
+        return EventPublisher(address, arguments.namespace)
+    record, barrier = survival.record_event, survival.store.flush
+    publisher = EventPublisher(address, arguments.namespace, record=record, barrier=barrier)
+    publisher.restore(survival.waiting_events())
+    return publisher
 
 
 def _loggers(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> Loggers:
@@ -159,44 +187,67 @@ def budgets(timeouts: Timeouts) -> Budgets:
 
 
 class Booter:
-    """The domain's `Vmm`: boots the machine, dials its agent, and tells it what pod it is."""
+    """The domain's `Vmm`: boots the machine, or takes over one that an earlier daemon booted, and reaches its agent."""
 
     def __init__(self, arguments: "Arguments", parts: Parts, choice: accel.Choice, timeouts: Timeouts) -> None:
         self._arguments, self._parts, self._choice, self._timeouts = arguments, parts, choice, timeouts
+        make = ResumingAgent if parts.survival else AgentClient
+        #: Not attached before the boot is over.
+        self.agent = make(None, Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc))
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
         """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
-        sandbox = self._sandbox()
-        parts, timeouts = self._parts, self._timeouts
-        vm = await machine.boot(
+        try:
+            return await self._boot()
+        except ShimError as error:
+            self.agent.fail(error)
+            raise
+
+    async def _boot(self) -> tuple[machine.Machine, AgentClient]:
+        sandbox, survival = self._sandbox(), self._parts.survival
+        booted = bool(survival and survival.booted)
+        vm = await (self._take_over() if survival and survival.has_machine() else self._make())
+        try:
+            await self._reach(vm, None if booted else sandbox)
+        except BaseException:
+            vm.kill()  # nobody will use it, and a guest that does not answer may do anything else
+            raise
+        if survival is not None:
+            survival.set_booted()
+        self._parts.journal.write("agent-ready")
+        return vm, self.agent
+
+    async def _make(self) -> machine.Machine:
+        parts = self._parts
+        return await machine.boot(
             vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice),
             self._arguments.pod_dir,
             parts.ledger,
             parts.journal,
             Gate(launcher=self._arguments.launcher),
             parts.group,
-            vm_budgets(timeouts),
+            vm_budgets(self._timeouts),
         )
-        try:
-            agent = await self._reach(vm, sandbox)
-        except BaseException:
-            vm.kill()  # nobody will use it, and a guest that does not answer may do anything else
-            raise
-        parts.journal.write("agent-ready")
-        return vm, agent
 
-    async def _reach(self, vm: machine.Machine, sandbox: Sandbox) -> AgentClient:
+    async def _take_over(self) -> machine.Machine:
+        parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10
+        budgets = vm_budgets(self._timeouts)
+        vm = await machine.adopt(parts.ledger, parts.journal, parts.group, budgets, console_log_bytes=size)
+        if vm is None:
+            raise VmFailed("take over VM", self._arguments.sandbox_id, "QEMU ended while no daemon was there")
+        return vm
+
+    async def _reach(self, vm: machine.Machine, sandbox: Sandbox | None) -> None:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""
-        timeouts = self._timeouts
-        agent = AgentClient(await vm.dial(), Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc))
+        self.agent.attach(await vm.dial())
         try:
-            await agent.check()
-            await agent.create_sandbox(sandbox)
+            await self.agent.check()
+            if sandbox is not None:
+                await self.agent.create_sandbox(sandbox)
         except ShimError as error:
-            agent.close()
+            self.agent.close()
             await vm.settle()
             raise await vm.failure(error.step, error.obj, error.cause) from error
-        return agent
 
     def _sandbox(self) -> Sandbox:
         spec = oci.load(self._arguments.bundle)

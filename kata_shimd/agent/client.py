@@ -45,10 +45,23 @@ class Deadlines:
 class AgentClient:
     """Calls of the agent's RPCs; the names are the port's, `kata_shimd.pod.ports.Agent`."""
 
-    def __init__(self, sock: socket.socket, deadlines: Deadlines) -> None:
-        self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._client = Client(sock, on_lost=self._lost)
+    def __init__(self, sock: socket.socket | None, deadlines: Deadlines) -> None:
+        """Without a ``sock`` calls wait until it is attached."""
+        loop = asyncio.get_running_loop()
+        self._gone: asyncio.Future[str] = loop.create_future()
+        self._attached: asyncio.Future[Client] = loop.create_future()
         self._deadlines = deadlines
+        if sock is not None:
+            self.attach(sock)
+
+    def attach(self, sock: socket.socket) -> None:
+        """The channel, of which nothing has been read yet."""
+        self._attached.set_result(Client(sock, on_lost=self._lost))
+
+    def fail(self, error: ShimError) -> None:
+        """There will be no channel: calls fail with Unavailable."""
+        self._attached.set_exception(Unavailable("reach agent", "", str(error)))
+        self._attached.exception()  # it may never be asked for
 
     def _lost(self, error: ShimError) -> None:
         if not self._gone.done():
@@ -58,7 +71,8 @@ class AgentClient:
         return await asyncio.shield(self._gone)
 
     def close(self) -> None:
-        self._client.close()
+        if self._attached.done() and self._attached.exception() is None:
+            self._attached.result().close()
 
     async def check(self) -> None:
         await self._call(health.CHECK, pb.CheckRequest(), self._deadlines.check)
@@ -164,7 +178,8 @@ class AgentClient:
         self, rpc: MethodDescriptor[RequestT, ResponseT], request: RequestT, timeout: float | None, obj: str = ""
     ) -> ResponseT:
         try:
-            reply = await self._client.call(rpc.service, rpc.name, wire.encode(request), timeout=timeout)
+            client = await asyncio.shield(self._attached)
+            reply = await client.call(rpc.service, rpc.name, wire.encode(request), timeout=timeout)
         except RpcError as error:
             raise AgentRefused(rpc.name, obj, error.code, _printable(error.message)) from error
         except DeadlineExceeded as error:

@@ -26,6 +26,9 @@ class FifoSource:
         self._fd = _open_fifo(path, os.O_RDONLY)
         self._holder = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
+    def fileno(self) -> int:
+        return self._fd
+
     async def read(self) -> bytes:
         while True:
             try:
@@ -51,6 +54,9 @@ class PipeSink:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
 
     async def write(self, data: bytes) -> None:
         view = memoryview(data)

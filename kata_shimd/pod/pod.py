@@ -21,7 +21,7 @@ from kata_shimd.errors import (
     Unavailable,
     VmFailed,
 )
-from kata_shimd.pod import events, storage
+from kata_shimd.pod import events, memory, storage
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod.container import Container
 from kata_shimd.pod.lifecycle import Do
@@ -86,9 +86,11 @@ class Pod:
             self._note("boot-failed", error=str(error))
             self._running.set_exception(error)
             self._running.exception()  # it may never be asked for
-            self._vm_ended.set()
+            self._lose_restored(error)
             return
         self._running.set_result((vm, agent))
+        if self._main in self.containers and self.containers[self._main].init.life.ended:
+            self._begin_stop()  # an earlier daemon had told its end, and died before the VM's
         watch = Watch(vm, agent, self._south.publisher, self._budgets, self._note)
         watches = watch.begin(self._group, ending=lambda: self._ending, knows=self.containers.__contains__)
         try:
@@ -102,6 +104,23 @@ class Pod:
         self._note("vm-ended", cause=end.cause, expected=self._ending, **end.detail)
         for container in tuple(self.containers.values()):
             container.lose(Exit(LOST, end.at_ns))
+        self._vm_ended.set()
+
+    def restore(self, memories: Mapping[str, Mapping[str, Any]], agent: Agent) -> None:
+        """Before `begin`: be the pod that an earlier daemon left. ``memories``: containers, in the order they were created."""
+        for container_id, past in memories.items():
+            request = CreateSpec(container_id, memory.bundle(past), (), memory.stdio(past["init"]))
+            container = self._container(request, past["init"]["pid"], agent)
+            memory.recall(container, past)
+            self.containers[container_id] = container
+            self._group.create_task(container.take_up(), name=f"take up {container_id}")
+            self._main = self._main or container_id
+            self._created_once.set()
+
+    def _lose_restored(self, error: ShimError) -> None:
+        """There is no VM to go on with: what ran in it has ended. A pod that never had one has nothing to lose."""
+        if self.containers:
+            self._lose(VmExit(str(error), time.time_ns()))
         self._vm_ended.set()
 
     async def _expire(self) -> None:
@@ -184,7 +203,7 @@ class Pod:
         plan = storage.plan(request.container_id, request.bundle, spec, request.rootfs)
         guest = oci.for_guest(spec, request.container_id, plan, seccomp=self._guest_seccomp)
         vm, agent = await self.booted()
-        container = self._container(request, vm, agent)
+        container = self._container(request, vm.pid, agent)
         try:
             await container.init.open_streams(self._south.streams)
             await self._share(request.container_id, plan)
@@ -203,7 +222,7 @@ class Pod:
         if kind is not oci.Kind.CONTAINER and self._main:
             raise InvalidArgument("create container", container_id, f"the pod has its {kind.value} container already")
 
-    def _container(self, request: CreateSpec, vm: Vm, agent: Agent) -> Container:
+    def _container(self, request: CreateSpec, pid: int, agent: Agent) -> Container:
         return Container(
             request.container_id,
             request.bundle,
@@ -213,7 +232,7 @@ class Pod:
             publisher=self._south.publisher,
             group=self._group,
             budgets=self._budgets,
-            pid=vm.pid,
+            pid=pid,
             on_init_exit=self._init_exited,
         )
 

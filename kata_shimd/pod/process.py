@@ -50,6 +50,8 @@ class Process:
         self.life = Life(f"{container_id}/{exec_id}" if exec_id else container_id, EXEC if exec_id else INIT)
         self.turn = asyncio.Lock()
         self.pid = 0
+        #: The client has said that it sends no more.
+        self.stdin_ended = False
         self._agent = agent
         self._budgets = budgets
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -106,8 +108,30 @@ class Process:
 
     def close_stdin(self) -> None:
         """CloseIO: never waits, never fails (`users.md` §1, 6)."""
+        self.stdin_ended = True
         if self._input is not None:
             self._input.end()
+
+    def recall(self, state: State, pid: int, exit_: Exit | None, *, stdin_ended: bool) -> None:
+        """Be the process that an earlier daemon knew."""
+        self.life.state, self.pid, self.stdin_ended = state, pid, stdin_ended
+        if exit_ is not None:
+            self._exit.set_result(exit_)
+
+    async def take_up(
+        self,
+        streams: Streams,
+        group: asyncio.TaskGroup,
+        on_exit: Callable[["Process", Exit], Awaitable[None]],
+    ) -> None:
+        """Take up the streams that an earlier daemon had open, and if it runs, its life."""
+        if self.life.ended or (self.exec_id and self.life.state is State.CREATED):
+            return
+        await self.open_streams(streams)
+        if self.stdin_ended:
+            self.close_stdin()
+        if self.life.state is not State.CREATED:
+            self.follow(group, on_exit)
 
     # --- the life after Start ------------------------------------------------------------------------------------
 

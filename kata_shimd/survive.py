@@ -1,0 +1,208 @@
+"""Joins what a pod needs to outlive its daemon: keeper, journals, record of state, and the taking up of all of it.
+
+A composition root beside `assembly`, for pods whose configuration has a keeper. The same code serves the first daemon and each
+later one: begin with what is on record, and with nothing if nothing is.
+"""
+
+import asyncio
+import base64
+import logging
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kata_shimd.agent.client import AgentClient
+from kata_shimd.config.model import Config
+from kata_shimd.durable.channel import DurableSink, DurableSource, again
+from kata_shimd.durable.keeper import Keeper
+from kata_shimd.durable.once import Once
+from kata_shimd.durable.store import NAME, Store
+from kata_shimd.durable.tape import Tape
+from kata_shimd.errors import AgentRefused, Code, HostFailed
+from kata_shimd.host.process import Gate, spawn
+from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.pod import memory
+from kata_shimd.pod.events import Event
+from kata_shimd.pod.pod import Pod
+from kata_shimd.pod.ports import Publisher
+from kata_shimd.pod.values import Sandbox
+from kata_shimd.ttrpc import Service
+from kata_shimd.ttrpc.server import Server
+
+if TYPE_CHECKING:
+    from kata_shimd.daemon import Arguments
+
+_log = logging.getLogger(__name__)
+
+#: Keys of the record.
+BOOTED: Final = "booted"
+_CONTAINER: Final = "container/"
+_EVENT: Final = "event/"
+BOOTSTRAP: Final = "bootstrap"
+
+#: The fd of the keeper's control socket, and the name of its process in the ledger.
+KEEPER: Final = "keeper"
+#: What the guest says when a step that is begun again has been taken already.
+_TAKEN: Final = frozenset({Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS})
+
+
+class ResumingAgent(AgentClient):
+    """A step that an earlier daemon may have taken, and that the guest says has been taken, has been taken."""
+
+    async def start_container(self, container_id: str) -> None:
+        await _or_taken(super().start_container(container_id))
+
+    async def exec_process(self, container_id: str, exec_id: str, process: Mapping[str, Any]) -> None:
+        await _or_taken(super().exec_process(container_id, exec_id, process))
+
+    async def pause_container(self, container_id: str) -> None:
+        await _or_taken(super().pause_container(container_id))
+
+    async def resume_container(self, container_id: str) -> None:
+        await _or_taken(super().resume_container(container_id))
+
+    async def create_sandbox(self, sandbox: Sandbox) -> None:
+        token = again.set(True)  # nobody but us makes it, so one that is there is ours
+        try:
+            await _or_taken(super().create_sandbox(sandbox))
+        finally:
+            again.reset(token)
+
+
+async def _or_taken(step: Awaitable[None]) -> None:
+    try:
+        await step
+    except AgentRefused as error:
+        if not (again.get() and error.code in _TAKEN):
+            raise
+
+
+class Survival:
+    """All that outlives this daemon. ``inherited`` are the fds it was born with."""
+
+    def __init__(self, arguments: "Arguments", config: Config, ledger: Ledger, inherited: Mapping[str, int]) -> None:
+        self._arguments, self._config, self._ledger, self._inherited = arguments, config, ledger, inherited
+        self.store = Store(arguments.pod_dir / NAME)
+        self.keeper = Keeper(self._begin_keeper, self._admit)
+        self.once = Once(self.store, self._remember)
+        self._tapes: dict[str, Tape] = {}
+        self._server: Server | None = None
+        self._pod: Pod | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the pod's first daemon, which the launcher waits for."""
+        return "ready" in self._inherited
+
+    @property
+    def booted(self) -> bool:
+        """Whether the guest had been told what pod it is."""
+        return bool(self.store.get(BOOTED))
+
+    def set_booted(self) -> None:
+        self.store.put(BOOTED, True)
+        self.store.flush()
+
+    def has_machine(self) -> bool:
+        """Whether an earlier daemon got so far as to put a machine on record."""
+        return any(record.fields.get("what") in ("qemu", "virtiofsd") for record in self._ledger.state.live.values())
+
+    # --- joining -----------------------------------------------------------------------------------------------------
+
+    def services(self, plain: Iterable[Service]) -> Iterator[Service]:
+        return map(self.once.service, plain)
+
+    def publisher(self, inner: Publisher) -> Publisher:
+        """Whenever something is told, what it tells of is on record."""
+        return _Remembering(inner, self._remember)
+
+    def restore(self, pod: Pod, agent: AgentClient) -> None:
+        """Give ``pod`` the past that is on record. From here on its changes are recorded."""
+        self._pod = pod
+        pod.restore(dict(self.store.under(_CONTAINER)), agent)
+
+    def waiting_events(self) -> dict[int, bytes]:
+        return {int(number): base64.b64decode(event) for number, event in self.store.under(_EVENT)}
+
+    def record_event(self, number: int, event: bytes | None) -> None:
+        self.store.put(f"{_EVENT}{number}", None if event is None else base64.b64encode(event).decode())
+
+    def start(self, server: Server) -> None:
+        """Take up the connections that the keeper holds, and let it accept more."""
+        self._server = server
+        held = {name: fd for name, fd in self._inherited.items() if name not in ("ready", KEEPER)}
+        self.keeper.start(self._inherited.get(KEEPER), held)
+
+    def lost(self, connection: str) -> None:
+        """A connection has ended."""
+        self.keeper.release(connection)
+        self.keeper.release(f"j{connection[1:]}")
+        self.once.forget(connection)
+        tape = self._tapes.pop(connection, None)
+        if tape is not None:
+            tape.close()
+
+    # --- recording ---------------------------------------------------------------------------------------------------
+
+    def _remember(self) -> None:
+        """Put into the record what has changed of the containers."""
+        if self._pod is None:
+            return
+        now = {_CONTAINER + name: memory.of_container(container) for name, container in self._pod.containers.items()}
+        gone = [_CONTAINER + name for name, _ in self.store.under(_CONTAINER) if _CONTAINER + name not in now]
+        for key, value in (*now.items(), *((key, None) for key in gone)):
+            if self.store.get(key) != value:
+                self.store.put(key, value)
+
+    # --- the keeper --------------------------------------------------------------------------------------------------
+
+    def _begin_keeper(self, fd: int, next_connection: int) -> None:
+        for record in list(self._ledger.state.live.values()):
+            if record.kind == Kind.PROCESS and record.fields.get("what") == KEEPER:
+                self._ledger.undone(record.n)
+        launcher, pod_dir = self._arguments.launcher, self._arguments.pod_dir
+        limits = ("--deaths", str(self._config.shimd.keeper_deaths), "--within", str(self._config.shimd.keeper_seconds))
+        options = ("--pod-dir", str(pod_dir), "--next-connection", str(next_connection), *limits)
+        spare = ("--spare",) if self._config.shimd.keeper_spare else ()
+        daemon = (sys.executable, "-I", "-m", "kata_shimd.daemon", *sys.argv[1:])
+        spawn(
+            self._ledger,
+            Gate(launcher=launcher),
+            [str(launcher), "keep", str(fd), *options, *spare, "--", *daemon],
+            what=KEEPER,
+            stderr=Path(pod_dir / "keeper.stderr"),
+            pass_fds=(fd,),
+        )
+
+    def _admit(self, name: str, connection: int, journal: int) -> None:
+        assert self._server is not None
+        try:
+            tape = Tape(journal)
+        except HostFailed as error:
+            _log.error("connection %s cannot be taken up: %s", name, error)
+            self.keeper.release(name)
+            os.close(connection)
+            return
+        self._tapes[name] = tape
+        self._server.adopt(
+            socket.socket(fileno=connection),
+            name,
+            source=partial(DurableSource, tape),
+            sink=partial(DurableSink, tape, self.store.flush),
+        )
+
+
+class _Remembering:
+    """A publisher before which the pod's state is put on record, with the event itself in the same line."""
+
+    def __init__(self, inner: Publisher, remember: Any) -> None:
+        self._inner, self._remember = inner, remember
+        self._loop = asyncio.get_running_loop()
+
+    def publish(self, event: Event) -> None:
+        self._remember()
+        self._inner.publish(event)
