@@ -116,7 +116,7 @@ def _run(arguments: Arguments, inherited: Mapping[str, int], served: asyncio.Eve
 
 
 def _read_all(fd: int) -> bytes:
-    with open(fd, "rb") as file:
+    with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
 

@@ -1,5 +1,6 @@
 """Killing a pod's daemon, and what somebody may have noticed of it."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Final, Self
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr, Done
 from integration.harness.pods import Pod
+from integration.harness.process import Process
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
@@ -40,13 +42,8 @@ def served(pod: Pod) -> int:
 class Noticed:
     """containerd's log from here on: a shim that it takes for dead, or cleans up after."""
 
-    SIGNS: Final = (
-        "shim disconnected",
-        "cleaning up dead shim",
-        "failed to clean up",
-        "ttrpc: closed",
-        "unknown stream",
-    )
+    SIGNS: Final = ("failed to clean up", "ttrpc: closed", "unknown stream")
+    DISCONNECTED: Final = "shim disconnected"
 
     def __init__(self, containerd: Containerd) -> None:
         self._containerd = containerd
@@ -55,11 +52,9 @@ class Noticed:
         self.deletions = 0
 
     def complaints(self) -> list[str]:
-        lines = [
-            line for line in self._containerd.log_from(self._from).splitlines() if any(s in line for s in self.SIGNS)
-        ]
-        usual = [line for line in lines if "shim disconnected" in line or "cleaning up dead shim" in line]
-        return lines if len(usual) > 2 * self.deletions else [line for line in lines if line not in usual]
+        lines = self._containerd.log_from(self._from).splitlines()
+        disconnected = [line for line in lines if self.DISCONNECTED in line]
+        return [line for line in lines if any(sign in line for sign in self.SIGNS)] + disconnected[self.deletions :]
 
 
 class Hammer:
@@ -103,3 +98,19 @@ def listing(ctr: Ctr, wanted: dict[str, str]) -> Callable[[], Done]:
         return Done(done.argv, done.code or (90 if wrong else 0), done.stdout, done.stderr, seconds)
 
     return call
+
+
+class Stopped:
+    """A process held by SIGSTOP while the block runs; one that was killed meanwhile is left in peace."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def __enter__(self) -> Self:
+        self._process.signal(signal.SIGSTOP)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.signal(signal.SIGCONT)

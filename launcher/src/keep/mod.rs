@@ -124,13 +124,22 @@ impl<'a> Keeper<'a> {
     fn listen_to_daemon(&mut self) -> Outcome<()> {
         while let Some(word) = self.control.receive().during("keep", "hear the daemon")? {
             match word {
-                Word::Store(name, fd) => self.store.put(name, fd),
+                Word::Store(name, fd) => self.hold(name, fd)?,
                 Word::Remove(name) => self.store.remove(&name),
                 Word::Ready => self.prepare_spare(),
                 Word::Nothing => {}
             }
         }
         self.control.flush(&self.store);
+        Ok(())
+    }
+
+    fn hold(&mut self, name: String, fd: OwnedFd) -> Outcome<()> {
+        if name == LISTEN {
+            // The one fd that we use ourselves, and must never wait on.
+            rustix::io::ioctl_fionbio(&fd, true).during("keep", &name)?;
+        }
+        self.store.put(name, fd);
         Ok(())
     }
 
