@@ -150,6 +150,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         survival.services(table) if survival else table,
         boundary=boundary(parts.journal.write),
         on_lost=lost,
+        outlived=survival is not None,
     )
     if survival is not None:
         survival.restore(pod, booter.agent)
@@ -191,9 +192,9 @@ class Booter:
 
     def __init__(self, arguments: "Arguments", parts: Parts, choice: accel.Choice, timeouts: Timeouts) -> None:
         self._arguments, self._parts, self._choice, self._timeouts = arguments, parts, choice, timeouts
-        make = ResumingAgent if parts.survival else AgentClient
+        deadlines = Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc)
         #: Not attached before the boot is over.
-        self.agent = make(None, Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc))
+        self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
         """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
@@ -239,7 +240,8 @@ class Booter:
 
     async def _reach(self, vm: machine.Machine, sandbox: Sandbox | None) -> None:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""
-        self.agent.attach(await vm.dial())
+        left = self._parts.survival.left_channel() if self._parts.survival else None
+        self.agent.attach(left or await vm.dial())
         try:
             await self.agent.check()
             if sandbox is not None:

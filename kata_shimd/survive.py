@@ -10,19 +10,24 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kata_shimd.agent.client import AgentClient
+from kata_shimd import wire
+from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.api import agent as pb
 from kata_shimd.config.model import Config
+from kata_shimd.durable.caller import DurableClient
 from kata_shimd.durable.channel import DurableSink, DurableSource, again
 from kata_shimd.durable.keeper import Keeper
+from kata_shimd.durable.memory import new
 from kata_shimd.durable.once import Once
 from kata_shimd.durable.store import NAME, Store
-from kata_shimd.durable.tape import Tape
-from kata_shimd.errors import AgentRefused, Code, HostFailed
+from kata_shimd.durable.streams import consumed
+from kata_shimd.durable.tape import HEAD, Tape
+from kata_shimd.errors import AgentRefused, Code, HostFailed, ShimError
 from kata_shimd.host.process import Gate, spawn
 from kata_shimd.ledger import Kind, Ledger
 from kata_shimd.pod import memory
@@ -30,7 +35,7 @@ from kata_shimd.pod.events import Event
 from kata_shimd.pod.pod import Pod
 from kata_shimd.pod.ports import Publisher
 from kata_shimd.pod.values import Sandbox
-from kata_shimd.ttrpc import Service
+from kata_shimd.ttrpc import Client, Service
 from kata_shimd.ttrpc.server import Server
 
 if TYPE_CHECKING:
@@ -45,13 +50,37 @@ _EVENT: Final = "event/"
 BOOTSTRAP: Final = "bootstrap"
 
 #: The fd of the keeper's control socket, and the name of its process in the ledger.
+_AGENT: Final = "agent"
+_AGENT_JOURNAL: Final = "agent-journal"
 KEEPER: Final = "keeper"
 #: What the guest says when a step that is begun again has been taken already.
 _TAKEN: Final = frozenset({Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS})
 
 
+def key_of(method: str, payload: bytes) -> bytes | None:
+    """What of a request to the agent makes it the same as one that an earlier daemon has made."""
+    match method:
+        case "WriteStdin":
+            # Where the process has come to is known by the reply alone; by now there may be more to write.
+            request = wire.decode(pb.WriteStreamRequest, payload)
+            return f"{request.container_id}/{request.exec_id}".encode()
+        case "Check" | "StatsContainer" | "GetGuestDetails":
+            return None
+        case _:
+            return payload
+
+
 class ResumingAgent(AgentClient):
-    """A step that an earlier daemon may have taken, and that the guest says has been taken, has been taken."""
+    """An agent's client whose calls outlive it, over a channel that does.
+
+    A step that an earlier daemon may have taken, and that the guest says has been taken, has been taken."""
+
+    def __init__(self, sock: socket.socket | None, deadlines: Deadlines, survival: "Survival") -> None:
+        self._survival = survival
+        super().__init__(sock, deadlines)
+
+    def _connect(self, sock: socket.socket) -> Client:
+        return self._survival.agent_channel(sock, self._lost)
 
     async def start_container(self, container_id: str) -> None:
         await _or_taken(super().start_container(container_id))
@@ -110,6 +139,37 @@ class Survival:
     def has_machine(self) -> bool:
         """Whether an earlier daemon got so far as to put a machine on record."""
         return any(record.fields.get("what") in ("qemu", "virtiofsd") for record in self._ledger.state.live.values())
+
+    # --- the agent's channel -----------------------------------------------------------------------------------------
+
+    def left_channel(self) -> socket.socket | None:
+        """The channel to the agent, if an earlier daemon had one."""
+        fd = self.keeper.held(_AGENT)
+        return None if fd is None else socket.socket(fileno=fd)
+
+    def agent_channel(self, sock: socket.socket, on_lost: Callable[[ShimError], None]) -> Client:
+        """A client on ``sock`` that takes up the calls of an earlier daemon's."""
+        journal = self.keeper.held(_AGENT_JOURNAL)
+        if journal is None:
+            journal = new(HEAD)
+            self.keeper.hold(_AGENT_JOURNAL, journal)
+        # The channel is held last: one that is held has its journal.
+        self.keeper.hold(_AGENT, sock.fileno())
+
+        def lost(error: ShimError) -> None:
+            self.keeper.release(_AGENT)
+            self.keeper.release(_AGENT_JOURNAL)
+            on_lost(error)
+
+        tape = Tape(journal)
+        return DurableClient(
+            sock,
+            tape,
+            barrier=self.store.flush,
+            key_of=key_of,
+            consumed=consumed(self.keeper),
+            on_lost=lost,
+        )
 
     # --- joining -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -98,7 +99,7 @@ def test_a_keeper_that_dies_is_replaced(
     for _ in range(3):
         old = pod.process("keeper")
         old.kill()
-        eventually("another keeper", lambda: _is_other(pod, old), within=REBORN)
+        eventually("another keeper", partial(_is_other, pod, old), within=REBORN)
         kill_daemon(pod)
         assert kept.tasks()[container][1] == "RUNNING"
     assert kept.exec(container, "e1", "true").code == 0

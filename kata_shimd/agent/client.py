@@ -20,7 +20,7 @@ from kata_shimd.api.descriptors import MethodDescriptor
 from kata_shimd.api.services import agent as rpcs
 from kata_shimd.api.services import health
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
-from kata_shimd.pod.values import LOST, GuestStorage, Sandbox
+from kata_shimd.pod.values import LOST, Chunk, GuestStorage, Sandbox, Taken
 from kata_shimd.ttrpc.client import Client
 from kata_shimd.ttrpc.service import RpcError
 
@@ -56,7 +56,10 @@ class AgentClient:
 
     def attach(self, sock: socket.socket) -> None:
         """The channel, of which nothing has been read yet."""
-        self._attached.set_result(Client(sock, on_lost=self._lost))
+        self._attached.set_result(self._connect(sock))
+
+    def _connect(self, sock: socket.socket) -> Client:
+        return Client(sock, on_lost=self._lost)
 
     def fail(self, error: ShimError) -> None:
         """There will be no channel: calls fail with Unavailable."""
@@ -128,16 +131,29 @@ class AgentClient:
 
     async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:
         request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)
-        return (await self._call(rpcs.READ_STDOUT, request, None, container_id)).data[:length]
+        return await self._read(rpcs.READ_STDOUT, request, length)
 
     async def read_stderr(self, container_id: str, exec_id: str, length: int) -> bytes:
         request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)
-        return (await self._call(rpcs.READ_STDERR, request, None, container_id)).data[:length]
+        return await self._read(rpcs.READ_STDERR, request, length)
+
+    async def _read(
+        self,
+        rpc: MethodDescriptor[pb.ReadStreamRequest, pb.ReadStreamResponse],
+        request: pb.ReadStreamRequest,
+        length: int,
+    ) -> Chunk:
+        response, call = await self._ask(rpc, request, None, request.container_id)
+        chunk = Chunk(response.data[:length])
+        chunk.call = call
+        return chunk
 
     async def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
         part = data[:MAX_WRITE]
         request = pb.WriteStreamRequest(container_id=container_id, exec_id=exec_id or container_id, data=part)
-        taken = (await self._call(rpcs.WRITE_STDIN, request, None, container_id)).len
+        response, call = await self._ask(rpcs.WRITE_STDIN, request, None, container_id)
+        taken = Taken(response.len)
+        taken.call = call
         if not 0 < taken <= len(part):
             raise AgentRefused(
                 "WriteStdin", container_id, Code.DATA_LOSS, f"it says it took {taken} of {len(part)} bytes"
@@ -177,6 +193,12 @@ class AgentClient:
     async def _call(
         self, rpc: MethodDescriptor[RequestT, ResponseT], request: RequestT, timeout: float | None, obj: str = ""
     ) -> ResponseT:
+        return (await self._ask(rpc, request, timeout, obj))[0]
+
+    async def _ask(
+        self, rpc: MethodDescriptor[RequestT, ResponseT], request: RequestT, timeout: float | None, obj: str
+    ) -> tuple[ResponseT, int]:
+        """The reply, and its call's number if it has one."""
         try:
             client = await asyncio.shield(self._attached)
             reply = await client.call(rpc.service, rpc.name, wire.encode(request), timeout=timeout)
@@ -187,7 +209,7 @@ class AgentClient:
         except Unavailable as error:
             raise Unavailable(f"agent {rpc.name}", obj, "the channel to the guest is lost") from error
         try:
-            return wire.decode(rpc.response, reply)
+            return wire.decode(rpc.response, reply), getattr(reply, "call", 0)
         except InvalidArgument as error:
             raise AgentRefused(rpc.name, obj, Code.DATA_LOSS, f"its reply is malformed: {error.cause}") from error
 

@@ -40,6 +40,9 @@ class DurableSource(FrameSource):
         except OSError as error:
             self._end(error)
             return
+        self._replay()
+
+    def _replay(self) -> None:
         owed = replay.owed(self._tape.received, self._tape.sent)
         if owed.frames or owed.tail:
             token = again.set(True)
@@ -56,13 +59,14 @@ class DurableSource(FrameSource):
     def _read(self) -> bytes:
         try:
             data = self._tape.receive(self._sock)
-            if self._tape.weight > FORGET_ABOVE:
-                self._forget()
+            self._relieve()
         except HostFailed as error:
             raise OSError(str(error)) from error
         return data
 
-    def _forget(self) -> None:
+    def _relieve(self) -> None:
+        if self._tape.weight < FORGET_ABOVE:
+            return
         owed = replay.owed(self._tape.received, self._tape.sent)
         if not owed.tail:
             self._tape.forget(b"".join(owed.frames))

@@ -60,6 +60,9 @@ class Keeper:
     def held(self, name: str) -> int | None:
         return self._held.get(name)
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._held)
+
     def ready(self) -> None:
         """This daemon serves; the next may be begun ahead."""
         self._say("READY=1")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from kata_shimd.durable.caller import operation
 from kata_shimd.durable.channel import again
 from kata_shimd.durable.store import Store
 from kata_shimd.errors import Code, ShimError
@@ -57,6 +58,8 @@ class Once:
         if (known := self._store.get(key)) is not None:
             return base64.b64decode(known)
         self._count(call)
+        # The task is this request's alone: what it asks of the guest is asked in this name.
+        operation.set(call.id)
         result = method.handler(call, request)
         if isinstance(result, Awaitable):
             result = await result

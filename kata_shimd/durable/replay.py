@@ -14,10 +14,19 @@ class Owed(NamedTuple):
     tail: bytes
 
 
+class Raw(NamedTuple):
+    """One whole frame, header and all."""
+
+    stream: int
+    kind: int
+    flags: int
+    raw: bytes
+
+
 def owed(received: bytes, sent: bytes) -> Owed:
     """Which frames of ``received`` have no final answer in ``sent``. A request that stands there twice is one."""
-    answered = {stream for stream, kind, flags, _ in _frames(sent)[0] if _is_final(kind, flags)}
-    frames, tail = _frames(received)
+    answered = {stream for stream, kind, flags, _ in frames_of(sent)[0] if _is_final(kind, flags)}
+    frames, tail = frames_of(received)
     open_streams: set[int] = set()
     kept: list[bytes] = []
     for stream, kind, _, raw in frames:
@@ -35,9 +44,8 @@ def _is_final(kind: int, flags: int) -> bool:
     return kind == RESPONSE or (kind == DATA and bool(flags & _CLOSED))
 
 
-def _frames(data: bytes) -> tuple[list[tuple[int, int, int, bytes]], bytes]:
-    """Every whole frame as (stream, type, flags, bytes), and what follows the last. One that is too large to be taken
-    counts as received when all of it was."""
+def frames_of(data: bytes) -> tuple[list[Raw], bytes]:
+    """Every whole frame, and what follows the last. One that is too large to be taken is passed over."""
     found = []
     at = 0
     while len(data) - at >= HEADER.size:
@@ -46,6 +54,6 @@ def _frames(data: bytes) -> tuple[list[tuple[int, int, int, bytes]], bytes]:
         if end > len(data):
             break
         if length <= MAX_DATA:
-            found.append((stream, kind, flags, data[at:end]))
+            found.append(Raw(stream, kind, flags, data[at:end]))
         at = end
     return found, data[at:]

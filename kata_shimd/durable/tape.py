@@ -11,7 +11,6 @@ belongs to the open file, which the keeper holds too. So a frame is neither cut 
 Must never happen: a byte behind a committed tail changes; a page is punched out that has not been sent.
 """
 
-import ctypes
 import mmap
 import os
 import socket
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kata_shimd.durable import points
+from kata_shimd.durable.memory import punch
 from kata_shimd.errors import HostFailed
 
 HEAD: Final = mmap.PAGESIZE
@@ -36,8 +36,6 @@ _PENDING_BITS: Final = 17
 _PENDING: Final = (1 << _PENDING_BITS) - 1
 
 _SO_PEEK_OFF: Final = 42
-_PUNCH_HOLE_KEEP_SIZE: Final = 0x03
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Tape:
@@ -147,16 +145,8 @@ class Tape:
         self._set(_TAIL, length + len(keep) << _PENDING_BITS)
         self._set(_BASE, length)
         self._set(_SENT_BASE, end)
-        self._punch(RECEIVED, RECEIVED + length)
-        self._punch(SENT, SENT + end)
-
-    def _punch(self, begin: int, end: int) -> None:
-        """Give memory back, whole pages only: a part of a page would be overwritten while a socket may still refer to it."""
-        end -= end % mmap.PAGESIZE
-        done = _libc.fallocate(self.fd, _PUNCH_HOLE_KEEP_SIZE, ctypes.c_longlong(begin), ctypes.c_longlong(end - begin))
-        if end > begin and done != 0:
-            number = ctypes.get_errno()
-            raise HostFailed("forget journal of a connection", f"fd {self.fd}", os.strerror(number))
+        punch(self.fd, RECEIVED, RECEIVED + length)
+        punch(self.fd, SENT, SENT + end)
         self._point()
 
     # --- the file ----------------------------------------------------------------------------------------------------

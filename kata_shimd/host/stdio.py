@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from kata_shimd.errors import InvalidArgument
+from kata_shimd.pod.values import Stdio
 
 #: One read or write of a FIFO; Linux pipes hold 64 KiB unless enlarged.
 CHUNK: Final = 64 << 10
@@ -35,6 +36,9 @@ class FifoSource:
                 return os.read(self._fd, CHUNK)
             except BlockingIOError:
                 await readable(self._fd)
+
+    def took(self, count: int) -> None:
+        """What was read is gone from the FIFO in any case."""
 
     def end(self) -> None:
         if self._holder >= 0:
@@ -64,7 +68,7 @@ class PipeSink:
             try:
                 view = view[os.write(self._fd, view[:CHUNK]) :]
             except BlockingIOError:
-                await _writable(self._fd)
+                await writable(self._fd)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -126,6 +130,9 @@ class HostStreams:
             case _:
                 return _sink(stdout), _sink(stderr)
 
+    def has_left(self, stdio: Stdio) -> bool:
+        return False
+
 
 def _sink(uri: str) -> FifoSink | None:
     return FifoSink(_path(uri)) if uri else None
@@ -164,7 +171,8 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
-async def _writable(fd: int) -> None:
+async def writable(fd: int) -> None:
+    """Wait until there is room."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
     loop.add_writer(fd, _wake, ready)

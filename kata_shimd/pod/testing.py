@@ -12,7 +12,7 @@ from typing import Any
 from kata_shimd.errors import AgentRefused, Code, Unavailable
 from kata_shimd.pod.events import Event
 from kata_shimd.pod.storage import RootfsShare, Share
-from kata_shimd.pod.values import GuestStorage, Sandbox, VmExit
+from kata_shimd.pod.values import GuestStorage, Sandbox, Stdio, VmExit
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -239,10 +239,14 @@ class MemorySource:
 
     def __init__(self) -> None:
         self.data: asyncio.Queue[bytes] = asyncio.Queue()
+        self.taken = 0
         self.closed = False
 
     async def read(self) -> bytes:
         return await self.data.get()
+
+    def took(self, count: int) -> None:
+        self.taken += count
 
     def end(self) -> None:
         self.data.put_nowait(b"")
@@ -282,6 +286,9 @@ class Streams:
         self, container_id: str, stdout: str, stderr: str
     ) -> tuple[MemorySink | None, MemorySink | None]:
         return self._sink(stdout), self._sink(stderr)
+
+    def has_left(self, stdio: Stdio) -> bool:
+        return False
 
     def _sink(self, uri: str) -> MemorySink | None:
         return self.sinks.setdefault(uri, MemorySink()) if uri else None

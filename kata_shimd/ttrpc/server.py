@@ -68,6 +68,7 @@ class Server:
         on_open: Callable[[str], None] = _nothing,
         on_lost: Callable[[str], None] = _nothing,
         drain_budget: float = 10.0,
+        outlived: bool = False,
         source: SourceMaker = FrameSource,
         sink: SinkMaker = FrameSink,
     ) -> None:
@@ -79,6 +80,8 @@ class Server:
         self._next_name = first_name
         self._on_open, self._on_lost = on_open, on_lost
         self._drain_budget = drain_budget
+        #: Connections are left as they are when everything fails: somebody else holds them too, and goes on.
+        self._outlived = outlived
         self._source, self._sink = source, sink
         self._connections: dict[str, ServerConnection] = {}
         self._closing = False
@@ -174,8 +177,12 @@ class Server:
         assert self._closed is not None
         try:
             await self._closed.wait()
-        finally:
+        except asyncio.CancelledError:
+            if self._outlived:
+                raise
             self._abort()
+            raise
+        self._abort()
 
     def _abort(self) -> None:
         self._stop_listening()
