@@ -19,6 +19,7 @@ from kata_shimd.config import Loaded, options
 from kata_shimd.config import load as load_config
 from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.debug.record import RecordingPublisher
+from kata_shimd.durable.channel import again
 from kata_shimd.durable.streams import KeptStreams
 from kata_shimd.errors import InvalidArgument, ShimError, VmFailed
 from kata_shimd.host.files import HostFiles
@@ -124,7 +125,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     booter = Booter(arguments, parts, choice, timeouts)
     south = South(
         vmm=booter,
-        host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared"),
+        host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared", again=again.get),
         streams=KeptStreams(streams, survival.keeper) if survival else streams,
         publisher=survival.publisher(recording) if survival else recording,
     )
@@ -163,7 +164,8 @@ def _publisher(arguments: "Arguments", parts: Parts) -> EventPublisher:
     if survival is None:
         return EventPublisher(address, arguments.namespace)
     record, barrier = survival.record_event, survival.store.flush
-    publisher = EventPublisher(address, arguments.namespace, record=record, barrier=barrier)
+    channel = survival.event_channel
+    publisher = EventPublisher(address, arguments.namespace, record=record, barrier=barrier, channel=channel)
     publisher.restore(survival.waiting_events())
     return publisher
 

@@ -19,7 +19,7 @@ from kata_shimd import wire
 from kata_shimd.agent.client import AgentClient, Deadlines
 from kata_shimd.api import agent as pb
 from kata_shimd.config.model import Config
-from kata_shimd.durable.caller import DurableClient
+from kata_shimd.durable.caller import DurableClient, KeyOf
 from kata_shimd.durable.channel import DurableSink, DurableSource, again
 from kata_shimd.durable.keeper import Keeper
 from kata_shimd.durable.memory import new
@@ -35,6 +35,7 @@ from kata_shimd.pod.events import Event
 from kata_shimd.pod.pod import Pod
 from kata_shimd.pod.ports import Publisher
 from kata_shimd.pod.values import Sandbox
+from kata_shimd.task.publisher import dial
 from kata_shimd.ttrpc import Client, Service
 from kata_shimd.ttrpc.server import Server
 
@@ -51,7 +52,7 @@ BOOTSTRAP: Final = "bootstrap"
 
 #: The fd of the keeper's control socket, and the name of its process in the ledger.
 _AGENT: Final = "agent"
-_AGENT_JOURNAL: Final = "agent-journal"
+_EVENTS: Final = "events"
 KEEPER: Final = "keeper"
 #: What the guest says when a step that is begun again has been taken already.
 _TAKEN: Final = frozenset({Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS})
@@ -144,32 +145,39 @@ class Survival:
 
     def left_channel(self) -> socket.socket | None:
         """The channel to the agent, if an earlier daemon had one."""
-        fd = self.keeper.held(_AGENT)
-        return None if fd is None else socket.socket(fileno=fd)
+        return self._left(_AGENT)
 
     def agent_channel(self, sock: socket.socket, on_lost: Callable[[ShimError], None]) -> Client:
-        """A client on ``sock`` that takes up the calls of an earlier daemon's."""
-        journal = self.keeper.held(_AGENT_JOURNAL)
-        if journal is None:
+        return self._channel(_AGENT, sock, key_of, on_lost, consumed(self.keeper))
+
+    async def event_channel(self, address: str) -> Client:
+        """To containerd: the connection that an earlier daemon had, with what it had sent, or a new one."""
+        sock = self._left(_EVENTS) or await dial(address)
+        return self._channel(_EVENTS, sock, lambda _method, payload: payload, lambda _error: None, ())
+
+    def _left(self, name: str) -> socket.socket | None:
+        fd = self.keeper.held(name)
+        return None if fd is None else socket.socket(fileno=fd)
+
+    def _channel(self, name: str, sock: socket.socket, key: KeyOf, on_lost: Callable[[ShimError], None]) -> Client:
+        """A client on ``sock`` that takes up the calls of an earlier daemon's on it."""
+        journal_name = f"{name}-journal"
+        journal = self.keeper.held(journal_name)
+        if journal is None or self.keeper.held(name) is None:
             journal = new(HEAD)
-            self.keeper.hold(_AGENT_JOURNAL, journal)
+            self.keeper.hold(journal_name, journal)
         # The channel is held last: one that is held has its journal.
-        self.keeper.hold(_AGENT, sock.fileno())
+        self.keeper.hold(name, sock.fileno())
+        tape = Tape(journal)
 
         def lost(error: ShimError) -> None:
-            self.keeper.release(_AGENT)
-            self.keeper.release(_AGENT_JOURNAL)
+            self.keeper.release(name)
+            self.keeper.release(journal_name)
+            tape.close()
             on_lost(error)
 
-        tape = Tape(journal)
-        return DurableClient(
-            sock,
-            tape,
-            barrier=self.store.flush,
-            key_of=key_of,
-            consumed=consumed(self.keeper),
-            on_lost=lost,
-        )
+        barrier = self.store.flush
+        return DurableClient(sock, tape, barrier=barrier, key_of=key, consumed=used, on_lost=lost)
 
     # --- joining -----------------------------------------------------------------------------------------------------
 

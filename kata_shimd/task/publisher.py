@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +36,7 @@ class EventPublisher:
     """Run `run` as a task; `drained` tells when nothing waits.
 
     ``record(number, event)`` is told of each event that waits, and with None of each that has been taken; ``barrier()`` is called
-    before an event can be seen outside.
+    before an event can be seen outside; ``channel(address)`` reaches containerd.
     """
 
     def __init__(
@@ -46,9 +46,11 @@ class EventPublisher:
         *,
         record: Callable[[int, bytes | None], None] = lambda _number, _event: None,
         barrier: Callable[[], None] = lambda: None,
+        channel: Callable[[str], Awaitable[Client]] | None = None,
     ) -> None:
         self._address, self._namespace = address, namespace
         self._record, self._barrier = record, barrier
+        self._channel = channel or _channel
         self._waiting: deque[tuple[int, forward.ForwardRequest]] = deque(maxlen=MAX_WAITING)
         self._number = 0
         self._more = asyncio.Event()
@@ -89,8 +91,8 @@ class EventPublisher:
             await self._more.wait()
             try:
                 async with asyncio.timeout(FORWARD_SECONDS):
-                    sock = await _connect(self._address)
-                async with Client(sock) as client:
+                    channel = await self._channel(self._address)
+                async with channel as client:
                     pause = RETRY_SECONDS[0]
                     await self._send_all(client)
             except (ShimError, OSError, TimeoutError) as error:
@@ -122,7 +124,12 @@ class EventPublisher:
             _log.error("containerd refuses the event %s: %s", topic, error)
 
 
-async def _connect(address: str) -> socket.socket:
+async def _channel(address: str) -> Client:
+    return Client(await dial(address))
+
+
+async def dial(address: str) -> socket.socket:
+    """Connect to containerd's ttrpc socket. :raises OSError: nobody is there"""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
