@@ -159,7 +159,14 @@ class Survival:
         fd = self.keeper.held(name)
         return None if fd is None else socket.socket(fileno=fd)
 
-    def _channel(self, name: str, sock: socket.socket, key: KeyOf, on_lost: Callable[[ShimError], None]) -> Client:
+    def _channel(
+        self,
+        name: str,
+        sock: socket.socket,
+        key: KeyOf,
+        on_lost: Callable[[ShimError], None],
+        used: Iterable[int],
+    ) -> Client:
         """A client on ``sock`` that takes up the calls of an earlier daemon's on it."""
         journal_name = f"{name}-journal"
         journal = self.keeper.held(journal_name)
