@@ -243,7 +243,8 @@ class Survival:
         limits = ("--deaths", str(self._config.shimd.keeper_deaths), "--within", str(self._config.shimd.keeper_seconds))
         options = ("--pod-dir", str(pod_dir), "--next-connection", str(next_connection), *limits)
         spare = ("--spare",) if self._config.shimd.keeper_spare else ()
-        daemon = (sys.executable, "-I", "-m", "kata_shimd.daemon", *sys.argv[1:])
+        # As we were started ourselves.
+        daemon = (sys.executable, *sys.orig_argv[1:])
         spawn(
             self._ledger,
             Gate(launcher=launcher),
