@@ -137,7 +137,11 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         on_stopping=lambda: parts.ledger.phase(Phase.STOPPING),
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
-    abandonment = Abandonment(parts.group, pod.abandon)
+    abandonment = (
+        Abandonment(parts.group, pod.abandon, spoken=survival.spoken(), record=survival.record_spoken)
+        if survival
+        else Abandonment(parts.group, pod.abandon)
+    )
     table = services(TaskService(pod), abandonment)
 
     def lost(connection: str) -> None:

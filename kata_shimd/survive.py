@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -48,6 +48,7 @@ _log = logging.getLogger(__name__)
 BOOTED: Final = "booted"
 _CONTAINER: Final = "container/"
 _EVENT: Final = "event/"
+_SPOKEN: Final = "spoken/"
 BOOTSTRAP: Final = "bootstrap"
 
 #: The fd of the keeper's control socket, and the name of its process in the ledger.
@@ -202,6 +203,13 @@ class Survival:
 
     def waiting_events(self) -> dict[int, bytes]:
         return {int(number): base64.b64decode(event) for number, event in self.store.under(_EVENT)}
+
+    def spoken(self) -> dict[str, list[str]]:
+        """Which connections spoke of which containers."""
+        return dict(self.store.under(_SPOKEN))
+
+    def record_spoken(self, connection: str, container_ids: Collection[str]) -> None:
+        self.store.put(_SPOKEN + connection, sorted(container_ids) or None)
 
     def record_event(self, number: int, event: bytes | None) -> None:
         self.store.put(f"{_EVENT}{number}", None if event is None else base64.b64encode(event).decode())

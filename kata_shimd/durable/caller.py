@@ -82,6 +82,10 @@ class DurableClient(Client):
         self._tape, self._key_of = tape, key_of
         self._log: dict[int, _Call] = {}
         self._claims: dict[Key, tuple[int, UnaryCall]] = {}
+        #: The last call of each that come one after the other.
+        self._latest: dict[Key, int] = {}
+        #: The last call of all: it stays in the log, so that no later daemon gives its number again.
+        self._highest = -1
         self._kept = 0
         super().__init__(
             sock, on_lost=on_lost, source=partial(_Source, tape, self), sink=partial(DurableSink, tape, barrier)
@@ -97,7 +101,8 @@ class DurableClient(Client):
         sent, _ = frames_of(self._tape.sent)
         requests = {frame.stream: frame.raw for frame in (*received, *sent) if frame.kind == REQUEST}
         replies = {frame.stream: frame.raw for frame in received if frame.kind == RESPONSE}
-        self._protocol.restore(requests.keys() - replies.keys(), max(requests, default=-1) + 2)
+        self._highest = max(requests, default=-1)
+        self._protocol.restore(requests.keys() - replies.keys(), self._highest + 2)
         for stream in sorted(requests):
             self._take_up(stream, requests[stream], replies.get(stream))
         return tail
@@ -131,6 +136,7 @@ class DurableClient(Client):
         key = self._key(Request(service, method, payload, 0, tagged))
         claimed = self._claims.pop(key, None) if key is not None else None
         stream, call = claimed or self._begin(service, method, payload, timeout, tagged)
+        self._follows(key, stream)
         try:
             return Reply.of(await call.reply, stream)
         finally:
@@ -144,6 +150,15 @@ class DurableClient(Client):
 
     def _sent(self, stream: int, frame: bytes) -> None:
         self._log[stream] = _Call(frame, None, None)
+        self._highest = stream
+
+    def _follows(self, key: Key | None, stream: int) -> None:
+        """Of a stream's reads and writes each begins when what followed from the one before is on record."""
+        if key is None or key.method not in SEQUENTIAL:
+            return
+        before, self._latest[key] = self._latest.get(key), stream
+        if before is not None and before != stream and before != self._highest:
+            self._log.pop(before, None)
 
     def _settle(self, stream: int) -> None:
         if (known := self._log.get(stream)) is not None:
@@ -163,9 +178,8 @@ class DurableClient(Client):
             return
         recent = asyncio.get_running_loop().time() - _SETTLED_SECONDS
         over = [stream for stream, call in self._log.items() if call.settled is not None and call.settled < recent]
-        # The last request stays, for its number: no later one may have it.
         for stream in over:
-            if stream != max(self._log):
+            if stream != self._highest:
                 del self._log[stream]
         keep = b"".join(call.request + (call.reply or b"") for call in self._log.values())
         self._kept = len(keep)
@@ -173,6 +187,7 @@ class DurableClient(Client):
 
 
 #: They go on for longer than any one operation.
+SEQUENTIAL: Final = frozenset({"ReadStdout", "ReadStderr", "WriteStdin"})
 UNTAGGED: Final = frozenset({"ReadStdout", "ReadStderr", "WriteStdin", "WaitProcess", "GetOOMEvent", "Check"})
 
 
