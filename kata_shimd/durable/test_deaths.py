@@ -17,9 +17,10 @@ import pytest
 from kata_shimd.durable.caller import DurableClient
 from kata_shimd.durable.channel import DurableSink, DurableSource
 from kata_shimd.durable.memory import new
-from kata_shimd.durable.once import Once
+from kata_shimd.durable.once import MAX_TRIES, Once
 from kata_shimd.durable.store import Store
 from kata_shimd.durable.tape import HEAD, Tape
+from kata_shimd.errors import Code
 from kata_shimd.ttrpc import envelope, frames
 from kata_shimd.ttrpc.envelope import Request, Response
 from kata_shimd.ttrpc.server import Server
@@ -94,7 +95,11 @@ async def serve(peers, fuse):
         store.put(f"state/{payload.decode()}", "done")
         return first + b", " + second
 
+    async def die(_call, _payload):
+        os.kill(os.getpid(), signal.SIGKILL)
+
     methods = {
+        "Die": Method(handler=die, decode=bytes, encode=bytes, detached=True),
         "Work": Method(handler=work, decode=bytes, encode=bytes, detached=True),
         "Look": Method(handler=lambda _call, payload: b"saw " + payload, decode=bytes, encode=bytes, immediate=True),
     }
@@ -170,3 +175,29 @@ def test_killed_after_every_step(tmp_path):
         if not died:
             break
     assert 20 < k < MANY - 1
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_request_that_kills_is_refused_in_the_end(tmp_path):
+    """And the one behind it is served by the daemon that refused it."""
+    peers, deaths = Peers(tmp_path), 0
+    for stream, method in ((1, "Die"), (3, "Look")):
+        request = envelope.encode_request(Request("test", method, b"x"))
+        peers.client.sendall(frames.pack(stream, frames.REQUEST, 0, request))
+    got, died = b"", True
+    while died:
+        pid = begin(peers, 0)
+        more, died = answers(peers, pid, 2 - len(frames.FrameDecoder().feed(got)))
+        got += more
+        if died:
+            deaths += 1
+            os.waitpid(pid, 0)
+        assert deaths < 10
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    replies = {frame.stream: envelope.decode_response(frame.data) for frame in frames.FrameDecoder().feed(got)}
+    assert deaths == MAX_TRIES
+    assert replies[1].status.code == Code.INTERNAL
+    assert "3 daemons have died over it" in replies[1].status.message
+    assert replies[3].payload == b"saw x"
+    peers.close()
