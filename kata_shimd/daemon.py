@@ -14,6 +14,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -86,6 +87,8 @@ def _inherit() -> Mapping[str, int]:
         inherited = fds.adopt(os.environ)
         if KEEPER not in inherited:
             return inherited
+        with suppress(ImportError):
+            import uvloop  # noqa: F401 - a daemon begun ahead has all it needs when its time comes
         held = fds.take_all(inherited[KEEPER])
     except ShimError as error:
         print(error, file=sys.stderr)

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ class Guest:
     def __init__(self, path: Path) -> None:
         self.acts: Counter[str] = Counter()
         self.sessions = 0
+        self._socks: list[socket.socket] = []
         self._processes: dict[tuple[str, str], Process] = {}
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -44,6 +46,10 @@ class Guest:
         for thread in self._threads:
             thread.join(10)
 
+    def finish(self, name: str, status: int) -> None:
+        """A process ends by itself."""
+        self._end(self._socks[-1], self._processes[name, name], status)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -51,12 +57,13 @@ class Guest:
             except OSError:
                 return
             self.sessions += 1
+            self._socks.append(sock)
             self._threads.append(threading.Thread(target=self._serve, args=(sock,), daemon=True))
             self._threads[-1].start()
 
     def _serve(self, sock: socket.socket) -> None:
         decoder = FrameDecoder()
-        with sock:
+        with sock, suppress(ConnectionError):
             while data := sock.recv(1 << 16):
                 for frame in decoder.feed(data):
                     self._answer(sock, frame.stream, decode_request(frame.data))

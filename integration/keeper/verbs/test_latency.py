@@ -9,15 +9,8 @@ import pytest
 from integration.harness.process import find
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
-from integration.keeper.verbs.test_verbs import (  # noqa: F401 - fixtures
-    PATIENCE,
-    SERVICE,
-    Stage,
-    connected,
-    leaves_nothing,
-    module_leaves_nothing,
-    stage,
-)
+from integration.keeper.verbs.client import PATIENCE, SERVICE, connected
+from integration.keeper.verbs.stage import Stage
 from kata_shimd import wire
 from kata_shimd.api import task
 from kata_shimd.ledger import read
@@ -28,7 +21,7 @@ KILLS = int(os.environ.get("KATA_SHIMD_KILLS", "5"))
 STATE_SECONDS = 2.0
 
 
-def daemon_of(stage: Stage) -> int:  # noqa: F811
+def daemon_of(stage: Stage) -> int:
     return next(r.fields["pid"] for r in read(stage.shim.pod("pod")).live.values() if r.fields.get("what") == "daemon")
 
 
@@ -41,7 +34,7 @@ async def ask_for_ever(client: Client, seconds: list[float], over: asyncio.Event
         await asyncio.sleep(0.002)
 
 
-async def kill_and_wait(stage: Stage, seconds: list[float]) -> None:  # noqa: F811
+async def kill_and_wait(stage: Stage, seconds: list[float]) -> None:
     """One death, and a while after it in which calls are quick again."""
     before = daemon_of(stage)
     victim = find(before)
@@ -55,7 +48,7 @@ async def kill_and_wait(stage: Stage, seconds: list[float]) -> None:  # noqa: F8
 
 
 @pytest.mark.parametrize("spare", [False, True], ids=["cold", "spare"])
-def test_a_call_waits_less_than_containerd_does(stage: Stage, spare: bool) -> None:  # noqa: F811
+def test_a_call_waits_less_than_containerd_does(stage: Stage, spare: bool) -> None:
     with (stage.root / "configuration.toml").open("a") as config:
         config.write(f"keeper_spare = {str(spare).lower()}\n")
     stage.shim.start("pod", **stage.env).ok()

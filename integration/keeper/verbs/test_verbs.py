@@ -7,137 +7,20 @@ takes every one up to the 60th.
 import asyncio
 import json
 import os
-import shutil
-import socket
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 import pytest
-from betterproto2 import Message
 
-from integration.conftest import PREFIX
-from integration.harness import process
 from integration.harness.waiting import eventually
-from integration.keeper.verbs.guest import CODE, Guest
-from integration.launcher.shim import Shim
+from integration.keeper.verbs.client import PATIENCE, SERVICE, Caller, connected
+from integration.keeper.verbs.guest import CODE
+from integration.keeper.verbs.stage import Stage
 from kata_shimd import wire
 from kata_shimd.api import task, wkt
-from kata_shimd.ttrpc.client import Client
 
-STANDIN: Final = Path(__file__).with_name("standin.py")
 ALL: Final = int(os.environ.get("KATA_SHIMD_STEPS", "0"))
 STEPS: Final = range(1, ALL + 1) if ALL else (1, 2, 3, 5, 8, 13, 20, 30)
-PATIENCE: Final = 60.0
-#: The daemon's record in the ledger: the launcher's second.
-DAEMON: Final = 2
-SERVICE: Final = "containerd.task.v2.Task"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def module_leaves_nothing() -> None:
-    """No containerd here; see `leaves_nothing`."""
-
-
-@pytest.fixture(autouse=True)
-def leaves_nothing() -> Iterator[None]:
-    """No process outlives its test, and none survives it."""
-    before = set(process.descendants())
-    yield
-    for left in set(process.descendants()) - before:
-        left.kill()
-    process.reap_orphans()
-
-
-class Stage:
-    """Launcher, bundle, FIFOs and guest of one life, in a directory with a short name: sockets live in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        bin_dir = root / "bin"
-        bin_dir.mkdir()
-        launcher = Path(shutil.copy2(PREFIX / "bin/containerd-shim-kata-v2", bin_dir))
-        python = bin_dir / "python3"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {STANDIN} "$@"\n')
-        python.chmod(0o755)
-        self.shim = Shim(launcher, root)
-        self.guest = Guest(root / "guest")
-        self.die = root / "die"
-        config = root / "configuration.toml"
-        config.write_text('[shimd]\nkeeper = "launcher"\nkeeper_deaths = 1000\n')
-        self.env = {
-            "KATA_TEST_GUEST": str(root / "guest"),
-            "KATA_SHIMD_DIE_FILE": str(self.die),
-            "KATA_CONF_FILE": str(config),
-            "PYTHONPATH": str(Path(__file__).parents[3]),
-        }
-        bundle = self.shim.bundle("pod")
-        (bundle / "rootfs").mkdir()
-        (bundle / "config.json").write_text(
-            json.dumps({"ociVersion": "1.1.0", "process": {"args": ["x"], "cwd": "/"}, "root": {"path": "rootfs"}})
-        )
-        self.bundle = bundle
-        os.mkfifo(bundle / "log")
-        self.log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
-
-    def fifos(self, name: str) -> dict[str, str]:
-        paths = {stream: str(self.root / f"{name}-{stream}") for stream in ("stdin", "stdout", "stderr")}
-        for path in paths.values():
-            os.mkfifo(path)
-        return paths
-
-    def arm(self, k: int) -> None:
-        """The daemon that lives now dies at its k-th durable step."""
-        beside = self.die.with_suffix(".new")
-        beside.write_text(str(k))
-        beside.rename(self.die)
-
-    def deaths(self) -> int:
-        lines = map(json.loads, (self.shim.pod("pod") / "ledger").read_text().splitlines())
-        return sum(line["op"] == "made" and line["n"] == DAEMON for line in lines) - 1
-
-    def booted(self) -> bool:
-        return '"booted":true' in (self.shim.pod("pod") / "state").read_text()
-
-    def close(self) -> None:
-        self.guest.close()
-        os.close(self.log)
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with tempfile.TemporaryDirectory(prefix="kv") as root:
-        made = Stage(Path(root))
-        yield made
-        made.close()
-
-
-class Caller:
-    """containerd's part."""
-
-    def __init__(self, client: Client, stage: Stage, k: int) -> None:
-        self.client, self.stage, self.k = client, stage, k
-
-    async def ask(self, method: str, request: Message, reply: type[Message], *, armed: bool = True) -> Message:
-        if armed:
-            self.stage.arm(self.k)
-        async with asyncio.timeout(PATIENCE):
-            return wire.decode(reply, await self.client.call(SERVICE, method, wire.encode(request)))
-
-    async def do(self, method: str, request: Message) -> None:
-        await self.ask(method, request, wkt.Empty)
-
-
-@asynccontextmanager
-async def connected(stage: Stage) -> AsyncIterator[Client]:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(str(stage.shim.pod("pod") / "shim.sock"))
-    async with Client(sock) as client:
-        yield client
 
 
 async def echoed(stage: Stage, name: str, data: bytes) -> bytes:
@@ -199,6 +82,13 @@ async def life(stage: Stage, caller: Caller) -> None:
 WANTED: Final = Counter({"create pod": 1, "start pod": 1, "exec more": 1, "signal more 10": 2, "signal more 9": 1})
 
 
+#: What containerd is told, each once and in this order.
+TOPICS: Final = [
+    f"/tasks/{topic}"
+    for topic in ("create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "exit", "delete")
+]
+
+
 @pytest.mark.parametrize("k", STEPS)
 def test_every_verb_is_carried_out_once(stage: Stage, k: int) -> None:
     stage.shim.start("pod", **stage.env).ok()
@@ -214,6 +104,7 @@ def test_every_verb_is_carried_out_once(stage: Stage, k: int) -> None:
 
     deaths = asyncio.run(body())
     assert stage.guest.acts == WANTED
+    assert stage.events.topics == TOPICS
     assert stage.guest.sessions == 1, "the guest never saw a daemon die"
     assert deaths >= (5 if k < 10 else 0), "the kills were not where they were meant to be"
 
