@@ -62,7 +62,10 @@ class AgentClient:
         return Client(sock, on_lost=self._lost)
 
     def fail(self, error: ShimError) -> None:
-        """There will be no channel: calls fail with Unavailable."""
+        """There will be no channel, or it is of no use: calls fail with Unavailable."""
+        if self._attached.done():
+            self.close()
+            return
         self._attached.set_exception(Unavailable("reach agent", "", str(error)))
         self._attached.exception()  # it may never be asked for
 

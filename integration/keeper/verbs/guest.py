@@ -46,6 +46,12 @@ class Guest:
         for thread in self._threads:
             thread.join(10)
 
+    def die(self) -> None:
+        """The machine has ended: the channel breaks."""
+        for sock in self._socks:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
     def finish(self, name: str, status: int) -> None:
         """A process ends by itself."""
         self._end(self._socks[-1], self._processes[name, name], status)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_shimd import daemon
+from kata_shimd.errors import VmFailed
 from kata_shimd.host.process import Process, spawn
 from kata_shimd.ledger import Ledger
 from kata_shimd.pod.values import VmExit
@@ -56,6 +57,9 @@ class Standin:
 
     async def settle(self) -> None:
         return None
+
+    async def failure(self, step: str, obj: str, cause: str = "") -> VmFailed:
+        return VmFailed(step, obj, cause)
 
 
 async def boot(

@@ -106,6 +106,7 @@ def test_a_machine_that_ends_while_no_daemon_is_there(stage: Stage, run) -> None
         with Stopped(stage.pod.process("keeper")):
             stage.pod.process("daemon").kill()
             stage.pod.process("qemu").kill()
+            stage.guest.die()
         assert await ended == 255
         assert await state(caller) == 3
         await finish(stage, caller)
