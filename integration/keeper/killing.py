@@ -43,7 +43,7 @@ class Noticed:
     """containerd's log from here on: a shim that it takes for dead, or cleans up after."""
 
     SIGNS: Final = ("failed to clean up", "ttrpc: closed", "unknown stream")
-    DISCONNECTED: Final = "shim disconnected"
+    DISCONNECTED: Final = 'msg="shim disconnected"'
 
     def __init__(self, containerd: Containerd) -> None:
         self._containerd = containerd
