@@ -14,17 +14,20 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
-from kata_shimd.config.model import AttachSetting, EventLoop
+from kata_shimd.config.model import AttachSetting, EventLoop, Keeping
 from kata_shimd.debug import attach
 from kata_shimd.errors import NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
+from kata_shimd.ledger import read as read_ledger
+from kata_shimd.survive import KEEPER, Survival
 
 _log = logging.getLogger(__name__)
 
@@ -66,20 +69,46 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Serve the pod until it ends. A foreseeable failure is one line on stderr, which the launcher passes on."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     faulthandler.enable()
+    inherited = _inherit()
     served = asyncio.Event()
     try:
-        _run(arguments, served)
+        _run(arguments, inherited, served)
     except ShimError as error:
         print(error, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    if not served.is_set():
-        sys.exit(1)  # the launcher still waits for us, tells why, and undoes
+    if not served.is_set() or _is_kept(arguments):
+        sys.exit(1)  # the launcher still waits for us, tells why, and undoes; or a keeper starts another daemon
     os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
 
 
-def _run(arguments: Arguments, served: asyncio.Event) -> None:
-    inherited = fds.adopt(os.environ)
+def _inherit() -> Mapping[str, int]:
+    """The fds we are born with. One that a keeper began gets them when it is to be the daemon, which may be much later."""
+    try:
+        inherited = fds.adopt(os.environ)
+        if KEEPER not in inherited:
+            return inherited
+        with suppress(ImportError):
+            import uvloop  # noqa: F401 - a daemon begun ahead has all it needs when its time comes
+        held = fds.take_all(inherited[KEEPER])
+    except ShimError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    if held is None:
+        sys.exit(0)
+    return {**held, **inherited}
+
+
+def _is_kept(arguments: Arguments) -> bool:
+    """Whether a keeper starts another daemon when this one has failed, though its pod is not to end."""
+    try:
+        ledger = read_ledger(arguments.pod_dir)
+    except ShimError:
+        return False
+    return ledger.phase is not Phase.STOPPING and any(r.fields.get("what") == KEEPER for r in ledger.live.values())
+
+
+def _run(arguments: Arguments, inherited: Mapping[str, int], served: asyncio.Event) -> None:
     log.configure(arguments.bundle / "log", debug=arguments.debug)
     log.pod.set(arguments.sandbox_id)
     bootstrap = _read_all(inherited["bootstrap"])
@@ -91,7 +120,7 @@ def _run(arguments: Arguments, served: asyncio.Event) -> None:
 
 
 def _read_all(fd: int) -> bytes:
-    with open(fd, "rb") as file:
+    with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
 
@@ -130,7 +159,10 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         _log.warning("%s", warning)
     try:
         async with asyncio.TaskGroup() as group:
-            parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy())
+            survival = None
+            if loaded.config.shimd.keeper is not Keeping.OFF:
+                survival = Survival(arguments, loaded.config, ledger, inherited)
+            parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy(), survival)
             await _live(arguments, inherited, parts, served)
             raise _Ended
     except* _Ended:
@@ -159,10 +191,10 @@ async def _live(
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     _allow_attach(arguments, parts, shim)
     shim.server.start(parts.group)
+    if parts.survival is not None:
+        parts.survival.start(shim.server)
     shim.pod.begin()
-    parts.ledger.phase(Phase.RUNNING)
-    os.write(inherited["ready"], b"\x01")
-    os.close(inherited["ready"])
+    _say_ready(inherited, parts)
     served.set()
     await shim.pod.stopping.wait()
     await _stop(shim, parts)
@@ -174,7 +206,9 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
     if setting is AttachSetting.NEVER:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         return
-    parts.ledger.plan(Kind.FILE, path=str(arguments.pod_dir / attach.SOCKET))
+    path = str(arguments.pod_dir / attach.SOCKET)
+    if not any(record.fields.get("path") == path for record in parts.ledger.state.live.values()):
+        parts.ledger.plan(Kind.FILE, path=path)
 
     def names() -> Mapping[str, Any]:
         from kata_shimd.debug import people
@@ -187,6 +221,16 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
     offered.on_signal()
     if setting is AttachSetting.ALWAYS:
         offered.turn_on()
+
+
+def _say_ready(inherited: Mapping[str, int], parts: assembly.Parts) -> None:
+    """To the launcher, which waits for a pod's first daemon; to the keeper in any case."""
+    if "ready" in inherited:
+        parts.ledger.phase(Phase.RUNNING)
+        os.write(inherited["ready"], b"\x01")
+        os.close(inherited["ready"])
+    if parts.survival is not None:
+        parts.survival.keeper.ready()
 
 
 async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
