@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import image, leaks, process, report
+from integration.harness import image, leaks, pods, process, report
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import KATA, Ctr
 from integration.harness.host import Host
@@ -25,6 +25,9 @@ _numbers = itertools.count(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--runtime", default=KATA, help="runtime type to test; runc's proves the harness and the tests themselves"
+    )
+    parser.addoption(
+        "--long", action="store_true", help="CRI tests in their long form: every failure on every version, twenty pods"
     )
 
 
@@ -71,7 +74,7 @@ def ctr(containerd: Containerd, runtime: str, tmp_path_factory: pytest.TempPathF
     """A client with the test image imported. Its namespace's name marks what is ours in tables that everybody shares."""
     archive = tmp_path_factory.mktemp("image") / "image.tar"
     image.write_image(archive)
-    client = Ctr(containerd, f"t{secrets.token_hex(4)}", runtime, image.NAME)
+    client = Ctr(containerd, f"t{secrets.token_hex(4)}", runtime, image.NAME, pods.guest_config(archive.parent))
     client("image", "import", archive).ok()
     return client
 

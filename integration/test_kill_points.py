@@ -4,6 +4,7 @@ Records are counted by the programs themselves (``KATA_SHIMD_DIE_AT``), so the l
 that is added later has its kill point at once. containerd is not between us and the launcher, except where a container is made.
 """
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,9 +16,10 @@ from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.launcher import Launcher, await_settled, booted, recorded
 from integration.harness.leaks import Scene
+from integration.harness.pods import Pod
+from integration.harness.process import Process
 from integration.harness.scale import SCALE
 from integration.harness.spec import Spec
-from integration.harness.waiting import eventually
 
 pytestmark = pytest.mark.vm
 
@@ -62,15 +64,18 @@ def test_the_launcher_killed_at_every_record(scene: Scene, launcher: Launcher, n
 def test_the_daemon_killed_at_every_record_of_the_boot(
     scene: Scene, launcher: Launcher, name: str, bundle: Path
 ) -> None:
+    """And of its end: a daemon that has come through the boot is given up by `delete`, and ends the pod by itself."""
     before = leaks.snapshot(scene)
     for point in range(1, MANY):
         launcher.start(name, bundle, KATA_SHIMD_DIE_AT=f"daemon:{point}")
         pod = launcher.pod(name)
         alive = await_settled(pod, until=lambda: booted(launcher.pod(name)))
         assert launcher.delete(name, bundle).returncode == 0, point
+        survived = alive and not await_settled(pod, until=lambda: False) and not pod.directory.exists()
+        assert launcher.delete(name, bundle).returncode == 0, point
         clean(scene, before, f"daemon:{point}")
         _forget(launcher, name)
-        if alive:
+        if survived:
             break
     assert 3 < point < MANY - 1
 
@@ -92,13 +97,13 @@ def test_the_undo_of_delete_killed_at_every_record(scene: Scene, launcher: Launc
 def test_the_undo_of_the_daemon_killed_at_every_record(
     scene: Scene, launcher: Launcher, name: str, bundle: Path
 ) -> None:
-    """The daemon gives the pod up, its undo dies on the way; `delete` finishes."""
+    """The daemon is told to end the pod, its undo dies on the way; `delete` finishes."""
     before = leaks.snapshot(scene)
     for point in range(1, MANY):
         assert launcher.start(name, bundle, KATA_SHIMD_DIE_AT=f"undo:{point}").returncode == 0
         pod = launcher.pod(name)
         assert await_settled(pod, until=lambda: machine_recorded(launcher, name))
-        launcher.delete(name, bundle)
+        _daemon_of(pod).signal(signal.SIGTERM)
         survived = (
             not await_settled(pod, until=lambda: False, within=GONE) and not launcher.pod(name).directory.exists()
         )
@@ -146,10 +151,13 @@ def _start_and_kill_daemon(launcher: Launcher, name: str, bundle: Path) -> None:
     assert launcher.start(name, bundle).returncode == 0
     pod = launcher.pod(name)
     assert await_settled(pod, until=lambda: machine_recorded(launcher, name))
+    _daemon_of(pod).kill()
+
+
+def _daemon_of(pod: Pod) -> Process:
     daemon = recorded(pod, "daemon")
     assert daemon is not None
-    daemon.kill()
-    eventually("the daemon's end", lambda: not daemon.alive(), within=GONE)
+    return daemon
 
 
 def _forget(launcher: Launcher, name: str) -> None:

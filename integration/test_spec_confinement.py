@@ -10,7 +10,11 @@ from integration.harness.ctr import Ctr
 from integration.harness.sandbox import Sandbox, sandbox, table
 
 MIB: Final = 1 << 20
-POD_SYSCTL: Final = {"net.ipv4.ip_unprivileged_port_start": "81", "kernel.shm_rmid_forced": "1"}
+POD_SYSCTL: Final = {
+    "net.ipv4.ip_unprivileged_port_start": "81",
+    "kernel.shm_rmid_forced": "1",
+    "kernel.domainname": "pod.example",
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +112,21 @@ def test_limits_are_in_the_guests_cgroup(pod: Sandbox) -> None:
     assert found["cpu.max"] == "25000 50000"
     assert found["cpu.weight"] == str(1 + (2048 - 2) * 9999 // 262142)
     assert found["pids.max"] == "77"
+
+
+@pytest.mark.vm
+def test_files_of_the_control_group_by_their_names(pod: Sandbox) -> None:
+    """What Kubernetes sets on nodes with cgroup v2, and for which the protocol of Kata's agent has no field."""
+    script = "cd /sys/fs/cgroup; for f in memory.high memory.oom.group pids.max; do echo $f=$(cat $f); done"
+    wanted = {"memory.high": str(32 * MIB), "memory.oom.group": "1", "pids.max": "66"}
+    assert table(pod.run(with_cgroup(pod.script(script)).set("linux.resources.unified", wanted)).ok().out) == wanted
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(("name", "said"), [("no.such.file", "controller `no`"), ("../escape", "../escape")])
+def test_a_file_that_no_control_group_has_is_refused(pod: Sandbox, name: str, said: str) -> None:
+    done = pod.run(pod.spec("true").set("linux.resources.unified", {name: "1"}))
+    assert done.code != 0 and said in done.err, done
 
 
 def with_cgroup(spec: Any) -> Any:
@@ -236,15 +255,28 @@ def test_seccomp_filters_init_and_exec(filtering: Sandbox) -> None:
     assert "Operation not permitted" in filtering.run(spec).out
 
 
+#: What a shell and the runtime that starts it need; all else gets the default action.
+ORDINARY: Final = """
+    read write open openat close close_range stat fstat lstat newfstatat statx lseek mmap mprotect munmap mremap brk
+    madvise rt_sigaction rt_sigprocmask rt_sigreturn rt_sigsuspend sigaltstack ioctl fcntl pread64 readv writev
+    sendfile access faccessat faccessat2 pipe pipe2 select pselect6 poll ppoll dup dup2 dup3 umask getdents64 getcwd
+    chdir fchdir getpid gettid getppid getpgrp getpgid getsid setpgid setsid clone clone3 fork vfork execve execveat
+    exit exit_group wait4 waitid kill tgkill uname readlink readlinkat getuid getgid geteuid getegid getgroups setuid
+    setgid setgroups setresuid setresgid getresuid getresgid capget capset prctl arch_prctl set_tid_address
+    set_robust_list futex rseq getrandom sysinfo prlimit64 getrlimit setrlimit clock_gettime clock_nanosleep nanosleep
+    time gettimeofday sched_yield sched_getaffinity socket connect sendto recvfrom sendmsg recvmsg unlink unlinkat
+    seccomp
+    """
+
+
 @pytest.mark.vm
-@pytest.mark.parametrize(
-    ("errno", "says"), [(1, "Operation not permitted"), (38, None)], ids=["the usual default", "another default"]
-)
-def test_seccomp_default_errno(filtering: Sandbox, errno: int, says: str | None) -> None:
-    """The guest's agent can only be told EPERM; another default is refused and named."""
-    profile = {**NO_CHMOD, "defaultErrnoRet": errno}
-    done = filtering.run(filtering.script(CHMOD).set("linux.seccomp", profile))
-    if says is None:
-        assert done.code != 0 and "defaultErrnoRet" in done.err
-    else:
-        assert "Resource temporarily unavailable" in done.out
+@pytest.mark.parametrize(("errno", "says"), [(1, "Operation not permitted"), (38, "Function not implemented")])
+def test_seccomp_default_errno(filtering: Sandbox, errno: int, says: str) -> None:
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": errno,
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ORDINARY.split(), "action": "SCMP_ACT_ALLOW"}],
+    }
+    done = filtering.run(filtering.script("hostname x 2>&1").set("linux.seccomp", profile))
+    assert says in done.out, done

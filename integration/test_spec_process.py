@@ -10,6 +10,7 @@ from integration.harness import shim
 from integration.harness.ctr import KATA, Ctr
 from integration.harness.sandbox import Sandbox, capabilities, sandbox, table
 from integration.harness.shim import ShimSocket
+from kata_shimd.ttrpc import RpcError
 
 STATUS: Final = "cat /proc/self/status"
 LIMITS: Final = "cat /proc/self/limits"
@@ -55,6 +56,19 @@ def test_user_and_groups(pod: Sandbox, ask: Any) -> None:
     assert set(found["Groups"].split()) >= {"10", "2000"}
     assert "0" not in found["Groups"].split()
     assert found["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("umask", [0, 0o77])
+def test_umask(pod: Sandbox, umask: int) -> None:
+    user = {"uid": 0, "gid": 0, "umask": umask}
+    assert int(status_of_init(pod, {"user": user}, "umask"), 8) == umask
+
+
+@pytest.mark.vm
+def test_a_umask_that_an_exec_cannot_be_told_is_refused(pod: Sandbox) -> None:
+    assert int(status_of_exec(pod, {"user": {"uid": 0, "gid": 0, "umask": 0o22}}, "umask"), 8) == 0o22
+    with pytest.raises(RpcError, match="umask"):
+        status_of_exec(pod, {"user": {"uid": 0, "gid": 0, "umask": 0o77}}, "umask")
 
 
 @both

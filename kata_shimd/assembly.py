@@ -28,12 +28,12 @@ from kata_shimd.journal import Journal
 from kata_shimd.ledger import Ledger, Phase
 from kata_shimd.net.network import PodNetwork
 from kata_shimd.pod import spec as oci
+from kata_shimd.pod import storage
 from kata_shimd.pod.pod import Pod, South
 from kata_shimd.pod.process import Budgets
-from kata_shimd.pod.storage import GUEST_SHARED
 from kata_shimd.pod.values import GuestStorage, Sandbox
 from kata_shimd.task.abandon import Abandonment
-from kata_shimd.task.boundary import boundary
+from kata_shimd.task.boundary import Boundary, boundary
 from kata_shimd.task.publisher import EventPublisher
 from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
@@ -64,6 +64,7 @@ class Shim:
     pod: Pod
     server: Server
     publisher: EventPublisher
+    calls: set[Boundary]
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -116,10 +117,11 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     parts.journal.write("accelerator", choice=str(choice.accelerator), why=choice.why)
     timeouts = parts.loaded.config.deadlines(Accelerator(choice.accelerator.value))
     publisher = EventPublisher(parts.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)
+    loggers = _loggers(arguments, parts, timeouts)
     south = South(
         vmm=Booter(arguments, parts, choice, timeouts),
         host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared"),
-        streams=HostStreams(_loggers(arguments, parts, timeouts).start),
+        streams=HostStreams(loggers.start, loggers.settle),
         publisher=RecordingPublisher(publisher, parts.journal.write),
     )
     pod = Pod(
@@ -131,14 +133,15 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
     abandonment = Abandonment(parts.group, pod.abandon)
+    calls: set[Boundary] = set()
     server = Server(
         listener,
         services(TaskService(pod), abandonment),
-        boundary=boundary(parts.journal.write),
+        boundary=boundary(parts.journal.write, calls),
         on_lost=abandonment.lost,
     )
     parts.group.create_task(publisher.run(), name="publisher")
-    return Shim(pod, server, publisher)
+    return Shim(pod, server, publisher, calls)
 
 
 def _loggers(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> Loggers:
@@ -158,6 +161,11 @@ def budgets(timeouts: Timeouts) -> Budgets:
         create_wait=timeouts.create_wait,
         health_interval=timeouts.health_interval,
     )
+
+
+def agent_deadlines(timeouts: Timeouts) -> Deadlines:
+    """The agent's share of them."""
+    return Deadlines(check=timeouts.health, create_container=timeouts.create_container, usual=timeouts.agent_rpc)
 
 
 class Booter:
@@ -206,8 +214,7 @@ class Booter:
 
     async def _reach(self, vm: machine.Machine, sandbox: Sandbox, network: PodNetwork | None) -> AgentClient:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""
-        timeouts = self._timeouts
-        agent = AgentClient(await vm.dial(), Deadlines(timeouts.health, timeouts.create_container, timeouts.agent_rpc))
+        agent = AgentClient(await vm.dial(), agent_deadlines(self._timeouts))
         try:
             await agent.check()
             if network is not None:
@@ -224,6 +231,9 @@ class Booter:
             sandbox_id=self._arguments.sandbox_id,
             hostname=str(spec.get("hostname") or ""),
             dns=oci.dns(spec),
-            storages=(GuestStorage("virtio-fs", "kataShared", "virtiofs", str(GUEST_SHARED) + "/"),),
+            storages=(
+                GuestStorage("virtio-fs", "kataShared", "virtiofs", str(storage.GUEST_SHARED) + "/"),
+                storage.shm(spec),
+            ),
             kernel_modules=self._parts.loaded.config.agent.kernel_modules,
         )

@@ -16,14 +16,15 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
-from kata_shimd.config.model import EventLoop
-from kata_shimd.errors import ShimError
+from kata_shimd.config.model import AttachSetting, EventLoop
+from kata_shimd.debug import attach
+from kata_shimd.errors import NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
-from kata_shimd.ledger import Ledger, Phase
+from kata_shimd.ledger import Kind, Ledger, Phase
 
 _log = logging.getLogger(__name__)
 
@@ -100,15 +101,17 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
         return asyncio.SelectorEventLoop
     try:
         import uvloop
-    except ImportError:
+    except ImportError as error:
         if setting is EventLoop.UVLOOP:
-            raise
+            hint = 'install uvloop beside the daemon, or set event_loop = "auto"'
+            raise NotFound("choose event loop", "uvloop", "it cannot be imported", hint=hint) from error
         return asyncio.SelectorEventLoop
     return uvloop.Loop
 
 
 async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded, served: asyncio.Event) -> None:
-    ledger = Ledger(arguments.pod_dir, die_at=_die_at(os.environ))
+    die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
+    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at)
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
@@ -154,6 +157,7 @@ async def _live(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shim.pod.stop)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    _allow_attach(arguments, parts, shim)
     shim.server.start(parts.group)
     shim.pod.begin()
     parts.ledger.phase(Phase.RUNNING)
@@ -162,6 +166,27 @@ async def _live(
     served.set()
     await shim.pod.stopping.wait()
     await _stop(shim, parts)
+
+
+def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Shim) -> None:
+    """Let root attach as far as the configuration does; where it never does, the signal that asks for it is harmless."""
+    setting = parts.loaded.config.shimd.attach
+    if setting is AttachSetting.NEVER:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        return
+    parts.ledger.plan(Kind.FILE, path=str(arguments.pod_dir / attach.SOCKET))
+
+    def names() -> Mapping[str, Any]:
+        from kata_shimd.debug import people
+
+        calls = lambda: [call.report() for call in tuple(shim.calls)]  # noqa: E731
+        return people.names(shim.pod, shim, calls, arguments.pod_dir, parts.journal.path)
+
+    daemon = attach.Daemon(asyncio.get_running_loop(), parts.group, names, parts.journal.write)
+    offered = attach.Attach(arguments.pod_dir, daemon)
+    offered.on_signal()
+    if setting is AttachSetting.ALWAYS:
+        offered.turn_on()
 
 
 async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
@@ -175,9 +200,9 @@ async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
     await shim.server.close(DRAIN_SECONDS)
 
 
-def _die_at(environ: Mapping[str, str]) -> int | None:
-    """A kill point of the tests, ``KATA_SHIMD_DIE_AT=daemon:<n>`` (`docs/contracts.md`)."""
-    who, _, number = environ.get("KATA_SHIMD_DIE_AT", "").partition(":")
+def _point(environ: Mapping[str, str], name: str) -> int | None:
+    """A point of the tests, ``daemon:<n>`` (`docs/contracts.md`)."""
+    who, _, number = environ.get(name, "").partition(":")
     return int(number) if who == "daemon" and number.isdigit() else None
 
 

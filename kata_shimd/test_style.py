@@ -41,7 +41,7 @@ def test_every_part_has_a_layer():
     contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
     placed = {part.strip(" ()") for layer in layers for part in layer.replace("|", " ").split()}
-    parts = {path.stem for path in PACKAGE.glob("*.py") if not path.name.startswith(("test_", "__init__"))}
+    parts = {path.stem for path in PACKAGE.glob("*.py") if not path.name.startswith(("test_", "__init__", "conftest"))}
     parts |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert parts <= placed, "add it to the layers in pyproject.toml"
     assert placed - parts <= {"net"}, "no such part"

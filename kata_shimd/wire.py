@@ -153,6 +153,22 @@ def _table(cls: type[Message]) -> _Table:
     return _Table(cls, table, singles)
 
 
+def prepare(cls: type[Message]) -> None:
+    """Make the tables of a class and of every class inside it now, and what its encoder makes at its first use."""
+    _prepare(cls, set())
+
+
+def _prepare(cls: type[Message], done: set[type[Message]]) -> None:
+    if cls in done:
+        return
+    done.add(cls)
+    bytes(cls())
+    for part in _table(cls).by_number.values():
+        for inner in part.entry or (part,):
+            if inner.message is not None:
+                _prepare(inner.message, done)
+
+
 # ---------------------------------------------------------------------------------------------------------- decode
 
 

@@ -80,7 +80,7 @@ def build(root: Path, target: Path, program: Program) -> Path:
         raise RuntimeError(f"build wheel: {manifest}: not found; the source tree is incomplete")
     cargo = shutil.which("cargo")
     if cargo is None:
-        raise RuntimeError("build wheel: cargo: not found; install Rust 1.85 or newer and put cargo on the PATH")
+        raise RuntimeError("build wheel: cargo: not found; install Rust 1.87 or newer and put cargo on the PATH")
     triple = host_triple()
     directory = target / program.name
     argv: list[str | Path] = [
@@ -115,5 +115,5 @@ def host_triple() -> str:
     try:
         said = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(f"build wheel: rustc -vV: {error}; install Rust 1.85 or newer") from error
+        raise RuntimeError(f"build wheel: rustc -vV: {error}; install Rust 1.87 or newer") from error
     return next(line.removeprefix("host: ") for line in said.splitlines() if line.startswith("host: "))

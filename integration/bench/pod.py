@@ -21,19 +21,27 @@ from kata_shimd.api.services import task_v2
 from kata_shimd.errors import ShimError
 from kata_shimd.ttrpc import Client
 
+MIB: Final = 1 << 20
+
 NAMESPACE: Final = "bench"
 ADDRESS: Final = "/run/no-containerd.sock"
 SANDBOX: Final = "p"
+#: The container's first byte, and then, untimed, what it sees of the guest's memory.
+SCRIPT: Final = "echo first; cat /proc/meminfo; echo last; exec sleep 1000"
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Seconds since the launcher was spawned; phases as the daemon journalled them, in milliseconds."""
+    """Seconds since the launcher was spawned; phases as the daemon journalled them, in milliseconds.
+
+    `used_mib` is what the guest and the container have taken of the guest's memory: MemTotal − MemAvailable − page cache.
+    """
 
     started: float
     ready: float
     first_byte: float
     phases: Mapping[str, float]
+    used_mib: float
 
 
 class BenchPod:
@@ -47,7 +55,7 @@ class BenchPod:
     def __enter__(self) -> Self:
         (self._bundle / "rootfs").mkdir(parents=True, exist_ok=True)
         write_rootfs(self._bundle / "rootfs")
-        process = {"args": ["sh", "-c", "echo first; exec sleep 1000"], "cwd": "/", "env": [IMAGE_PATH]}
+        process = {"args": ["sh", "-c", SCRIPT], "cwd": "/", "env": [IMAGE_PATH]}
         namespaces = [{"type": name} for name in ("pid", "mount", "uts", "ipc", "network")]
         mounts = [{"destination": "/proc", "type": "proc", "source": "proc"}]
         spec = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs"}, "mounts": mounts}
@@ -63,13 +71,14 @@ class BenchPod:
         begun = time.time_ns()
         self._verb("start")
         started = time.time_ns()
-        first_byte = asyncio.run(self._run())
+        first_byte, said = asyncio.run(self._run())
         events = self._pod.journal()
         ready = next(event["t"] for event in events if event["event"] == "agent-ready")
         phases = {event["phase"]: event["ms"] for event in events if event["event"] == "boot-phase"}
-        return Timeline((started - begun) / 1e9, (ready - begun) / 1e9, (first_byte - begun) / 1e9, phases)
+        seconds = [(moment - begun) / 1e9 for moment in (started, ready, first_byte)]
+        return Timeline(seconds[0], seconds[1], seconds[2], phases, used(said) / MIB)
 
-    async def _run(self) -> int:
+    async def _run(self) -> tuple[int, str]:
         reader = os.open(self._bundle / "out", os.O_RDONLY | os.O_NONBLOCK)
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(self._pod.directory / "shim.sock"))
@@ -79,9 +88,10 @@ class BenchPod:
                 stdout = str(self._bundle / "out")
                 await _call(client, task_v2.CREATE, bundle=str(self._bundle), rootfs=[rootfs], stdout=stdout)
                 await _call(client, task_v2.START)
-                first_byte = await _first_byte(reader)
+                first_byte = await _readable(reader)
+                said = await _until(reader, "last\n")
                 await self._end(client)
-            return first_byte
+            return first_byte, said
         finally:
             os.close(reader)
 
@@ -103,7 +113,23 @@ async def _call(client: Client, rpc: MethodDescriptor[Any, Any], **fields: Any) 
     await client.call(rpc.service, rpc.name, wire.encode(rpc.request(id=SANDBOX, **fields)), timeout=120)
 
 
-async def _first_byte(reader: int) -> int:
+def used(meminfo: str) -> int:
+    """Bytes that a guest has taken for itself, from the text of its /proc/meminfo."""
+    rows = (line.split() for line in meminfo.splitlines() if line.endswith(" kB"))
+    kib = {row[0].rstrip(":"): int(row[1]) for row in rows}
+    return 1024 * (kib["MemTotal"] - kib["MemAvailable"] - kib["Cached"] - kib["Buffers"])
+
+
+async def _until(reader: int, end: str) -> str:
+    said = ""
+    while not said.endswith(end):
+        await _readable(reader)
+        said += os.read(reader, 1 << 16).decode()
+    return said
+
+
+async def _readable(reader: int) -> int:
+    """Wait; the time at which there was something to read, in ns."""
     loop = asyncio.get_running_loop()
     come = asyncio.Event()
     loop.add_reader(reader, come.set)

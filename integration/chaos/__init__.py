@@ -4,6 +4,6 @@
 kills, `play` joins them and judges, `page` writes docs/failures.md. Moments are held by programs and files of ours that the
 path must wait for, and seen in ledgers and journals: nothing here sleeps and hopes.
 
-    python -m integration.chaos --all      the whole matrix and every kill point; writes docs/failures.md
+    python -m integration.chaos --all      the whole matrix; writes docs/failures.md
     pytest integration/chaos               a short choice of it, the single failures, and the pains of users
 """

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from integration.chaos.stage import Hold, LoggerHold, Stage, configuration
+from integration.chaos.stage import Hold, LoggerHold, Stage
 from integration.harness import process
 from integration.harness.ctr import PATIENCE
 from integration.harness.waiting import eventually
@@ -62,16 +62,18 @@ class Play:
 
 
 def at_start(stage: Stage, name: str) -> Play:
-    """`start` waits: its daemon cannot read its configuration to the end."""
-    return start_with(stage, name, configuration())
+    """`start` waits for the lock of its pod."""
+    hold = stage.hold_lock(name)
+    words = stage.ctr.run_words(name, "sleep", "86400", options=["--rm", "--null-io"])
+    return _held(Play(stage, name, name, stage.ctr.spawn(*words), hold))
 
 
-def start_with(stage: Stage, name: str, text: str) -> Play:
-    """As `at_start`, with a configuration of one's own."""
-    hold = stage.hold_config(name, text)
-    words = stage.ctr.run_words(name, "sleep", "86400", options=["--rm", "--null-io"], config=hold.path)
-    play = Play(stage, name, name, stage.ctr.spawn(*words), hold)
-    hold.await_held()
+def _held(play: Play) -> Play:
+    """Wait until the call is held; a client that ends before has failed at something else."""
+    hold, client = play.hold, play.client
+    assert hold is not None
+    eventually(f"{play.container_id} held", lambda: hold.held() or client.poll() is not None, within=PATIENCE)
+    assert client.poll() is None, f"ended with {client.returncode} too soon: {client.communicate()[1]!r}"
     return play
 
 
@@ -79,9 +81,7 @@ def at_create(stage: Stage, name: str) -> Play:
     """Create waits for its logger; the VM has booted."""
     uri, hold = stage.hold_logger(name, "ready")
     words = stage.ctr.run_words(name, "sleep", "86400", options=["--rm", "--log-uri", uri])
-    play = Play(stage, name, name, stage.ctr.spawn(*words), hold)
-    hold.await_held()
-    return play
+    return _held(Play(stage, name, name, stage.ctr.spawn(*words), hold))
 
 
 def at_running(stage: Stage, name: str) -> Play:
@@ -105,8 +105,7 @@ def at_exec(stage: Stage, name: str) -> Play:
     stage.ctr.start(name, "sleep", "86400")
     uri, hold = stage.hold_logger(name, "ready")
     client = stage.ctr.spawn("task", "exec", "--exec-id", "e", "--log-uri", uri, name, "sleep", "86400")
-    hold.await_held()
-    return Play(stage, name, name, client, hold)
+    return _held(Play(stage, name, name, client, hold))
 
 
 def at_delete(stage: Stage, name: str) -> Play:

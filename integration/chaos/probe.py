@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,10 @@ from kata_shimd.ttrpc import Client, RpcError
 
 #: State is answered from memory, so this holds whatever runs the guest (`integration.chaos`); it is no scaled deadline.
 STATE_SECONDS: Final = 2.0
+#: Seconds, before scaling, that a call may take with the deadlines of `stage.TIMEOUTS`: what it waits for, added up. Holds are
+#: in it, for a play does not hold one longer than it takes to kill something.
+DEADLINES: Final[Mapping[str, float]] = {"Create": 60, "Start": 45, "Delete": 45, "Kill": 15}
+ANY: Final = 30.0
 REPLIES: Final = {rpc.name: rpc.response for rpc in task_v2.SERVICE}
 
 
@@ -58,6 +63,19 @@ class Shim:
     async def _ask(self, rpc: str, request: bytes, within: float) -> bytes:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, str(self._socket))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, str(self._socket))
+        except OSError:
+            sock.close()
+            raise
         async with Client(sock) as client:
             return await client.call(task_v2.SERVICE.name, rpc, request, timeout=within)
+
+
+def overdue(journal: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The calls in a pod's journal, but for Wait, that took longer than they may."""
+    for entry in journal:
+        if entry["event"] == "rpc" and entry["rpc"] != "Wait":
+            most = DEADLINES.get(str(entry["rpc"]), ANY) * SCALE
+            if float(entry["ms"]) > most * 1000:
+                yield f"{entry['rpc']} took {float(entry['ms']) / 1000:.1f} s, more than {most:.0f}"

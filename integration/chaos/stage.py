@@ -1,18 +1,21 @@
 """Where a failure is played: a private containerd, pods with short deadlines, and things of ours that the path has to wait for.
 
-A *hold* is such a thing: a logger that says it is ready, or reads, only when told, and a configuration that is a FIFO. While it
-is not let go, `start`, Create, an exec's Start or Delete is under way for certain, and will not end by itself.
+A *hold* is such a thing: a logger that says it is ready, or reads, only when told, and the lock of a pod. While it is not let
+go, `start`, Create, an exec's Start or Delete is under way for certain, and will not end by itself.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from integration.chaos.probe import Shim
+from integration.harness import process
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import PATIENCE, Ctr
 from integration.harness.host import Host
@@ -50,12 +53,12 @@ exec cat <&3 > "$where/out"
 """
 
 
-def configuration(dial: float = 15.0, *, hypervisor: Mapping[str, Any] | None = None, **shimd: Any) -> str:
+def configuration(dial: float = 60.0, *, hypervisor: Mapping[str, Any] | None = None, **shimd: Any) -> str:
     """A configuration file for pods that fail; deadlines are in seconds, multiplied by the accelerator's factor."""
     tables: dict[str, Mapping[str, Any]] = {
         "hypervisor.qemu": {"default_memory": 256, **(hypervisor or {})},
         "agent.kata": {"dial_timeout": dial},
-        "runtime": {"create_container_timeout": 15},
+        "runtime": {"create_container_timeout": 60},
         "shimd": {"time_scale": SCALE, **shimd},
         "shimd.timeouts": TIMEOUTS,
     }
@@ -82,8 +85,8 @@ class LoggerHold:
         file = self._where / "out"
         return file.read_text() if file.exists() else ""
 
-    def await_held(self) -> None:
-        eventually(f"the logger of {self._where.name} started", (self._where / "held").exists, within=PATIENCE)
+    def held(self) -> bool:
+        return (self._where / "held").exists()
 
     def let_go(self) -> None:
         """The FIFO stays open until `close`, for its reader may not have come to it yet."""
@@ -96,38 +99,25 @@ class LoggerHold:
             os.close(self._fd)
 
 
-class ConfigHold:
-    """A configuration whose reader waits: a FIFO without its content."""
+class LockHold:
+    """The lock of a pod, for which `start` waits (docs/contracts.md)."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self._text = path, text
-        self._fd = -1
-        os.mkfifo(path)
-
-    def await_held(self) -> None:
-        eventually(f"{self.path.name} is being read", self._is_read, within=PATIENCE)
+    def __init__(self, path: Path, waiting: Callable[[], bool]) -> None:
+        self.held = waiting
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def let_go(self) -> None:
-        """Give the reader its content, if it still lives."""
         if self._fd >= 0:
-            with suppress(BrokenPipeError):
-                os.write(self._fd, self._text.encode())
             os.close(self._fd)
             self._fd = -1
 
     def close(self) -> None:
         self.let_go()
 
-    def _is_read(self) -> bool:
-        """A FIFO can be opened for writing, without waiting, from the moment that it has a reader. Ours stays open."""
-        try:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            return False
-        return True
 
-
-Hold = LoggerHold | ConfigHold
+Hold = LoggerHold | LockHold
 
 
 class Stage:
@@ -183,9 +173,18 @@ class Stage:
         where = self.directory / f"{name}-{before}"
         return f"binary://{self._logger}?{before}={where}", LoggerHold(where)
 
-    def hold_config(self, name: str, text: str) -> ConfigHold:
-        """A configuration that the daemon cannot read before it is let go: `start` is held."""
-        return ConfigHold(self.directory / f"{name}.toml", text)
+    def hold_lock(self, sandbox_id: str) -> LockHold:
+        """`start` of this pod is under way, and waits."""
+        path = self.host.run_dir / "locks" / self.pod(sandbox_id).name
+        return LockHold(path, lambda: self.starting(sandbox_id) is not None)
+
+    def starting(self, sandbox_id: str) -> process.Process | None:
+        """The launcher of the `start` that is under way, a child of containerd."""
+        for found in process.descendants(self.containerd.pid):
+            words = found.command().split()
+            if words[-1] == "start" and words[words.index("-id") + 1 :][:1] == [sandbox_id]:
+                return found
+        return None
 
     # --- containerd ----------------------------------------------------------------------------------------------
 
@@ -193,6 +192,16 @@ class Stage:
         """containerd again, politely ended or killed before; with ``env`` in its launchers' environment."""
         self.containerd.stop()
         self.containerd.start(**env)
+
+    def exit_status(self, container_id: str) -> int | None:
+        """Delete the task, and what containerd tells of its end; None when there is no such task.
+
+        ctr ends with 0 whatever the status was, and warns of one that is not 0.
+        """
+        done = self.ctr.delete_task(container_id)
+        if told := re.search(r"exit code (\d+)", done.err):
+            return int(told[1])
+        return 0 if done.code == 0 else None
 
     def remove(self, *ids: str) -> None:
         """Everything of these containers, whatever has become of them; asked again when something was half done."""

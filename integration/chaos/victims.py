@@ -44,7 +44,10 @@ def virtiofsd(stage: Stage, sandbox_id: str) -> None:
 
 def _kill_recorded(stage: Stage, sandbox_id: str, what: str) -> None:
     """As soon as it is in the ledger."""
+    _recorded(stage, sandbox_id, what).signal(signal.SIGKILL)
 
+
+def _recorded(stage: Stage, sandbox_id: str, what: str) -> process.Process:
     def find() -> process.Process | None:
         with suppress(Exception):
             return stage.pod(sandbox_id).process(what)
@@ -52,7 +55,7 @@ def _kill_recorded(stage: Stage, sandbox_id: str, what: str) -> None:
 
     found = eventually(f"{what} of {sandbox_id}", find, within=PATIENCE)
     assert found is not None
-    found.signal(signal.SIGKILL)
+    return found
 
 
 def agent(stage: Stage, sandbox_id: str) -> None:
@@ -73,12 +76,12 @@ def containerd(stage: Stage, _sandbox_id: str) -> None:
 
 
 def launcher(stage: Stage, sandbox_id: str) -> None:
-    """The `start` that is under way; a child of containerd."""
-    for found in process.descendants(stage.containerd.pid):
-        if found.command().endswith(" start") and f"-id {sandbox_id} " in found.command() + " ":
-            found.signal(signal.SIGKILL)
-            return
-    raise LookupError(f"no start of {sandbox_id} is under way")
+    """As soon as the daemon that it starts is in the ledger, and long before that is ready."""
+    _recorded(stage, sandbox_id, "daemon")
+    found = stage.starting(sandbox_id)
+    if found is None:
+        raise LookupError(f"no start of {sandbox_id} is under way")
+    found.signal(signal.SIGKILL)
 
 
 KILL: Final[Mapping[Victim, Callable[[Stage, str], None]]] = {

@@ -1,6 +1,7 @@
 """``python -m integration.differential --sequences N --seed S``: compare our shim with runc's on random sequences.
 
-Prints every unintended difference with its shortest sequence; exit status 1 when there is any.
+Prints every unintended difference with its shortest sequence, which rules explained the others, and which explained none;
+exit status 1 when there is any unintended difference.
 """
 
 import argparse
@@ -8,13 +9,13 @@ import asyncio
 import itertools
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from integration.differential.explore import Pair, Verdict, pair
 from integration.differential.generate import generate
-from integration.differential.shim import kata, runc
+from integration.differential.report import Report, write
+from integration.differential.shim import Kind, kata, runc
 from integration.differential.steps import Sequence, cases
 from integration.harness import process
 
@@ -25,61 +26,45 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="the first seed; the others follow")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further sequence after this time")
     parser.add_argument("--file", type=Path, action="append", help="replay this sequence instead of seeds")
-    parser.add_argument("--cases", action="store_true", help="replay the kept sequences instead of seeds")
+    parser.add_argument("--cases", action="store_true", help="replay the kept sequences before the seeds")
     parser.add_argument("--self-check", action="store_true", help="compare runc's shim with itself")
     parser.add_argument("--no-shrink", action="store_true", help="do not look for the shortest sequence")
     parser.add_argument("--keep", type=Path, help="write the sequences that differ into this directory")
+    parser.add_argument("--situations", action="store_true", help="print every situation in which a rule held")
+    parser.add_argument("--record", action="store_true", help="put the result on record, for docs/differences.md")
     return parser.parse_args()
 
 
 def sequences(options: argparse.Namespace) -> Iterator[Sequence]:
     if options.file:
         return (Sequence.from_json(file.read_text()) for file in options.file)
-    if options.cases:
-        return iter(cases())
-    return map(generate, range(options.seed, options.seed + options.sequences))
+    seeds = map(generate, range(options.seed, options.seed + options.sequences))
+    return itertools.chain(cases() if options.cases else (), seeds)
 
 
-class Report:
-    """What was found, each kind of difference shown once."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
-        self._kinds: Counter[tuple[str, ...]] = Counter()
-        self._rules: Counter[str] = Counter()
-        self.done = self.differing = 0
-
-    async def add(self, found: Pair, sequence: Sequence, verdict: Verdict) -> None:
-        self.done += 1
-        self._rules.update(verdict.used)
-        if not verdict.differences:
-            return
-        self.differing += 1
-        first = verdict.differences[0]
-        self._kinds[first.kind] += 1
-        if self._kinds[first.kind] > 1:
-            return
-        shortest = sequence if self._options.no_shrink else await found.shrink(sequence, first)
-        print(f"DIFFERENCE\n{first}\n{shortest}", flush=True)
-        if self._options.keep:
-            name = sequence.name.replace(" ", "-")
-            (self._options.keep / f"{name}.json").write_text(shortest.to_json())
-
-    def print(self, seconds: float) -> None:
-        print(f"{self.done} sequences in {seconds:.0f} s, {self.differing} with unintended differences")
-        for kind, number in self._kinds.most_common():
-            print(f"{number:6} × {' | '.join(filter(None, kind))}")
-        for name, number in self._rules.most_common():
-            print(f"{number:6} × intended: {name}")
+async def show(found: Pair, sequence: Sequence, verdict: Verdict, options: argparse.Namespace) -> None:
+    """The first difference of a kind, with the shortest sequence that shows it."""
+    first = verdict.differences[0]
+    shortest = sequence if options.no_shrink else await found.shrink(sequence, first)
+    print(f"DIFFERENCE\n{first}\n{shortest}", flush=True)
+    if options.keep:
+        name = sequence.name.replace(" ", "-")
+        (options.keep / f"{name}.json").write_text(shortest.to_json())
 
 
-async def run(options: argparse.Namespace, wanted: Iterable[Sequence]) -> Report:
+async def run(options: argparse.Namespace, other: Kind, wanted: Iterable[Sequence]) -> Report:
     began = time.monotonic()
-    report = Report(options)
-    async with pair(runc(), runc() if options.self_check else kata()) as found:
+    report = Report(other)
+    async with pair(runc(), other) as found:
         for sequence in itertools.takewhile(lambda _: time.monotonic() - began < options.seconds, wanted):
-            await report.add(found, sequence, await found.judge(sequence))
-    report.print(time.monotonic() - began)
+            verdict = await found.judge(sequence)
+            if report.add(sequence, verdict):
+                await show(found, sequence, verdict, options)
+    seconds = time.monotonic() - began
+    print("\n".join(report.lines(situations=options.situations)))
+    print(f"in {seconds:.0f} s")
+    if options.record:
+        write(report.record(f"seed {options.seed}", seconds))
     return report
 
 
@@ -87,7 +72,7 @@ def main() -> int:
     options = arguments()
     process.become_subreaper()
     try:
-        report = asyncio.run(run(options, sequences(options)))
+        report = asyncio.run(run(options, runc() if options.self_check else kata(), sequences(options)))
     finally:
         for left in process.descendants():
             left.kill()

@@ -162,12 +162,18 @@ def _events(runc: Record, ours: Record) -> Iterator[Difference]:
 
 
 def _in_order(events: list[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """As told, but exits of execs that follow each other in the order of their ids: processes killed at once have none."""
+    """As told, but exits of execs that follow each other in the order of their ids: processes killed at once have none.
+
+    What was killed in a pause ends with it, so such an exit comes before or after ``resumed``, even of runc's.
+    """
     ordered: list[tuple[str, Mapping[str, Any]]] = []
     run: list[tuple[str, Mapping[str, Any]]] = []
     for event in events:
         if event[0] == "/tasks/exit" and event[1]["id"] != event[1]["container_id"]:
             run.append(event)
+            continue
+        if event[0] == "/tasks/resumed":
+            ordered.append(event)
             continue
         ordered += [*sorted(run, key=lambda one: str(one[1]["id"])), event]
         run = []

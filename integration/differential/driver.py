@@ -280,6 +280,7 @@ class _Done(Exception):
 
 async def replay(shim: Shim, sequence: Sequence, number: int, orders: Orders | None = None) -> Record:
     """Replay on a shim whose pod is up; a sequence for a pod of its own has the shim to itself."""
+    shim.service = shim.kind.service(sequence.name)
     return await Replay(shim, sequence, number, orders or {}).run()
 
 

@@ -33,7 +33,8 @@ class Verdict:
     """What is left unexplained, and the rules that explained the rest."""
 
     differences: list[Difference]
-    used: frozenset[str] = frozenset()
+    #: Each with the situation in which it held.
+    used: frozenset[tuple[str, str]] = frozenset()
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.differences))

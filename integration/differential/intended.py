@@ -68,12 +68,21 @@ EVERY: Final = tuple(str(rpc) for rpc in Rpc)
 ANSWERS: Final[tuple[Answer, ...]] = (
     Answer(
         name="wrong-state",
-        rpcs=("Start", "Pause", "Resume", "Delete", "Exec", "Update"),
-        when={},
+        rpcs=("Start", "Pause", "Resume", "Delete", "Update"),
+        when={"state": ("created", "running", "paused", "stopped")},
         runc=UNKNOWN,
         ours=WRONG_STATE,
         situation="in a state that has no such step",
         reason="A code that says what is wrong; clients that look at it at all take it for what it is.",
+    ),
+    Answer(
+        name="exec-in-vain",
+        rpcs=("Exec",),
+        when={"container": ("paused", "stopped"), "id": ("no", "reserved")},
+        runc=UNKNOWN,
+        ours=WRONG_STATE,
+        situation="a container that is paused or has stopped",
+        reason="As above.",
     ),
     Answer(
         name="create-again",
@@ -104,21 +113,39 @@ ANSWERS: Final[tuple[Answer, ...]] = (
     ),
     Answer(
         name="missing-program",
-        rpcs=("Create", "Start"),
-        when={},
+        rpcs=("Create",),
+        when={"program": ("missing",), "state": ("absent",)},
         runc=UNKNOWN,
         ours=INVALID,
-        situation="a program that is not there, an exec that cannot be run",
+        situation="a program that is not there",
+        reason="The guest agent's own code is handed on.",
+    ),
+    Answer(
+        name="exec-of-missing-program",
+        rpcs=("Start",),
+        when={"runs": ("missing",), "process": ("exec",), "state": ("created",)},
+        runc=UNKNOWN,
+        ours=INVALID,
+        situation="an exec of a program that is not there",
         reason="The guest agent's own code is handed on.",
     ),
     Answer(
         name="malformed-id",
         rpcs=("Create",),
         when={"id": ("malformed",)},
-        runc=(),
+        runc=UNKNOWN,
         ours=INVALID,
         situation="an id that is no identifier",
         reason="Ids become file names on the host and in the guest; runc's shim relies on containerd having checked them.",
+    ),
+    Answer(
+        name="malformed-exec-id-in-vain",
+        rpcs=("Exec",),
+        when={"id": ("malformed",), "container": ("paused", "stopped")},
+        runc=UNKNOWN,
+        ours=INVALID,
+        situation="an id that is no identifier, in a container that takes no exec",
+        reason="The id is looked at first.",
     ),
     Answer(
         name="no-such-signal",
@@ -139,10 +166,19 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         reason="The caller's mistake.",
     ),
     Answer(
+        name="close-io-of-unknown-exec",
+        rpcs=("CloseIO",),
+        when={"process": ("exec",), "state": ("absent",)},
+        runc=UNKNOWN,
+        ours=("NOT_FOUND",),
+        situation="an exec that is not there",
+        reason="The code that every other RPC answers for it.",
+    ),
+    Answer(
         name="checkpoint",
         rpcs=("Checkpoint",),
-        when={},
-        runc=(),
+        when={"state": ("created", "running", "paused", "stopped")},
+        runc=UNKNOWN,
         ours=("UNIMPLEMENTED",),
         situation="always, for a container that is there",
         reason="A container in a VM cannot be checkpointed, and containerd's documentation demands this code.",
@@ -161,7 +197,7 @@ ANSWERS: Final[tuple[Answer, ...]] = (
     Answer(
         name="stopped-exec-in-paused",
         rpcs=EVERY,
-        when={},
+        when={"seen": ("itself", "its exec")},
         aspect="state.status",
         runc=("PAUSED",),
         ours=("STOPPED",),
@@ -169,9 +205,19 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         reason="It can be deleted, which clients do not try with a paused one.",
     ),
     Answer(
+        name="state-of-stopped-exec-in-paused",
+        rpcs=("State",),
+        when={"process": ("exec",), "container": ("paused",)},
+        aspect="reply.status",
+        runc=("PAUSED",),
+        ours=("STOPPED",),
+        situation="an exec that has ended, in a paused container",
+        reason="It can be deleted, which clients do not try with a paused one.",
+    ),
+    Answer(
         name="state-names-exec",
         rpcs=EVERY,
-        when={},
+        when={"seen": ("itself", "its exec")},
         aspect="state.exec_id",
         words=("`exec_id` empty", "`exec_id` set"),
         runc=('""',),
@@ -180,7 +226,18 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         reason="The reply has a field for the exec's id; runc's shim leaves it empty.",
     ),
     Answer(
-        name="state-names-exec",
+        name="shim-survives",
+        rpcs=("(end)",),
+        when={},
+        aspect="shim",
+        words=("the shim dies, and its containers with it", "the shim stays"),
+        runc=("gone",),
+        ours=("there",),
+        situation="a sequence is over in which a request lacked its payload",
+        reason="runc's shim follows a pointer that is nil.",
+    ),
+    Answer(
+        name="state-of-an-exec",
         rpcs=("State",),
         when={"process": ("exec",)},
         aspect="reply.exec_id",
@@ -212,6 +269,20 @@ LIVES: Final[tuple[Life, ...]] = (
         reason="What runs before Start belongs to the runtime; runc's exit status is an accident of the language it is written in.",
     ),
     Life(
+        name="kill-in-pause",
+        rpcs=("Kill",),
+        when={
+            "process": ("exec",),
+            "state": ("paused",),
+            "container": ("paused",),
+            "signal": ("1", "9", "10", "15"),
+        },
+        runc="on a host with cgroups v1 it ends once the container is resumed",
+        ours="it may end at once",
+        situation="a fatal signal to an exec in a paused container",
+        reason="The guest has cgroups v2, whose freezer lets fatal signals through; so it is with runc on a host that has them.",
+    ),
+    Life(
         name="exec-before-start",
         rpcs=("Exec",),
         when={"container": ("created",)},
@@ -219,6 +290,24 @@ LIVES: Final[tuple[Life, ...]] = (
         ours="FAILED_PRECONDITION",
         situation="a container that has not been started",
         reason="The guest agent runs execs in running containers only.",
+    ),
+    Life(
+        name="no-payload",
+        rpcs=("Exec", "Update"),
+        when={"flaw": ("no-spec", "no-resources"), "container": ("created", "running")},
+        runc="the shim dies",
+        ours="INVALID_ARGUMENT",
+        situation="an exec without a process, an update without resources",
+        reason="A request that lacks what it is about harms nobody else.",
+    ),
+    Life(
+        name="create-from-checkpoint",
+        rpcs=("Create",),
+        when={"flaw": ("checkpoint",), "state": ("absent",)},
+        runc="the restore is begun, and fails at Start",
+        ours="FAILED_PRECONDITION",
+        situation="with a checkpoint to restore",
+        reason="A container in a VM cannot be restored; `UNIMPLEMENTED` would make containerd 2.x ask again as v2.",
     ),
     Life(
         name="malformed-exec-id",
@@ -253,9 +342,74 @@ class Part:
 SPEC: Final[tuple[Part, ...]] = (
     Part(
         "`linux.uidMappings`, `linux.gidMappings`",
-        "refused: `UNIMPLEMENTED`",
+        "refused: `FAILED_PRECONDITION`",
         "The guest maps no ids, so files would get other owners.",
     ),
+    Part(
+        "`mounts`: `uidMappings`, `gidMappings`",
+        "refused: `FAILED_PRECONDITION`",
+        "The same, for one mount.",
+    ),
+    Part(
+        "`hooks`",
+        "refused: `FAILED_PRECONDITION`",
+        "They are programs of the host that expect the container's processes and namespaces there.",
+    ),
+    Part(
+        "`process.scheduler`, `process.ioPriority`, `process.execCPUAffinity`, `linux.personality`, `linux.netDevices`",
+        "refused: `FAILED_PRECONDITION`",
+        "The protocol of the guest's agent has no field for them.",
+    ),
+    Part(
+        "`linux.resources.cpu`: burst, idle",
+        "refused: `FAILED_PRECONDITION`",
+        "The protocol of the guest's agent has no field for them.",
+    ),
+    Part(
+        "`linux.resources.memory`: kernel, kernelTCP, swappiness, disableOOMKiller; `linux.resources.cpu`: realtimeRuntime, "
+        "realtimePeriod",
+        "refused by the default guest",
+        "Its control groups are of version 2, which has no such limits.",
+    ),
+    Part(
+        "`linux.resources.unified`, `linux.seccomp.defaultErrnoRet`, `process.user.umask` of a container",
+        "honoured by the default guest, unknown to Kata's agent",
+        "Kata's protocol has no field for them; they go in an annotation.",
+    ),
+    Part(
+        "`process.user.umask` of an exec other than 022; `linux.resources.unified` in an Update that changes it",
+        "refused: `UNIMPLEMENTED`",
+        "Neither request has annotations.",
+    ),
+    Part(
+        "`linux.resources.devices` in an Update",
+        "left as they were at Create",
+        "runc does the same; clients repeat the whole of a container's resources.",
+    ),
+    Part(
+        "`linux.resources.memory`: useHierarchy, checkBeforeUpdate",
+        "left out",
+        "Version 2 of the control groups is always hierarchical, and makes a group reclaim what is over a new limit.",
+    ),
+    Part(
+        "`linux.seccomp`",
+        "left out while `disable_guest_seccomp` is true, Kata's default",
+        "The VM is the boundary.",
+    ),
+    Part(
+        "`linux.seccomp`: listenerPath, listenerMetadata",
+        "left out",
+        "A file descriptor cannot be handed to a process of the host.",
+    ),
+    Part(
+        "`linux.devices`",
+        "made with the number that is asked for",
+        "What is behind it is the guest's device of that number; for those of `/dev/null` and its like it is the same.",
+    ),
+    Part(
+        "the process and mounts of a pod's `/pause`", "left out", "It is a child of the agent, with no program to run."
+    ),
+    Part("`process.commandLine`, `windows`, `solaris`, `vm`, `zos`", "left out", "They are for other systems."),
     Part(
         "`process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`",
         "left out",
@@ -268,6 +422,16 @@ SPEC: Final[tuple[Part, ...]] = (
     ),
     Part("`linux.namespaces`: pid with a path", "the pod's shared one", "The path names a namespace of the host."),
     Part(
+        "`linux.namespaces`: ipc, uts",
+        "the pod's, with or without a path",
+        "Containers of a pod share them; the path names a namespace of the host.",
+    ),
+    Part(
+        "`linux.namespaces`: mount, pid, cgroup",
+        "the container's own even where none is listed",
+        "Without one it would be the agent's.",
+    ),
+    Part(
         "`linux.resources.cpu`: cpus, mems", "left out", "They are numbers of the host's processors and memory nodes."
     ),
     Part("`linux.resources`: network, rdma", "left out", "They are priorities of the host's interfaces and devices."),
@@ -276,27 +440,43 @@ SPEC: Final[tuple[Part, ...]] = (
         "left out",
         "They are registers of the host's processor and clocks of the host.",
     ),
-    Part("`linux.cgroupsPath` in systemd's form", "becomes a path", "There is no systemd in the guest."),
+    Part(
+        "`linux.cgroupsPath`",
+        "the guest's own",
+        "A path of the host may climb, and nothing in the guest depends on it.",
+    ),
     Part(
         "`mounts`: binds of devices and sockets below `/dev`",
         "the guest's own",
         "A device number means nothing in another kernel.",
     ),
+    Part(
+        "`mounts`: `rshared`",
+        "shared inside the guest, where `linux.rootfsPropagation` is `rshared` too, as CRI sets it",
+        "What the container mounts is mounted in another kernel and does not reach the host.",
+    ),
     Part("`mounts`: a bind at `/dev/shm`", "the pod's, in the guest", "Memory cannot be shared across kernels."),
 )
 
 
+RULES: Final[tuple[Answer | Life, ...]] = (*ANSWERS, *LIVES)
+
+
+def _situation(facts: Facts) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
 @dataclass(slots=True)
 class Judgement:
-    """What no rule covers, and the names of the rules that covered the rest."""
+    """What no rule covers, and the rules that covered the rest, each with the situation in which it held."""
 
     left: list[Difference]
-    used: set[str]
+    used: set[tuple[str, str]]
 
 
 def judge(sequence: Sequence, runc: Record, ours: Record) -> Judgement:
     """Compare two records."""
-    used: set[str] = set()
+    used: set[tuple[str, str]] = set()
     parted = dict(_partings(sequence, runc, used))
     left = []
     for difference in compare(sequence, runc, ours):
@@ -306,16 +486,16 @@ def judge(sequence: Sequence, runc: Record, ours: Record) -> Judgement:
         if rule is None:
             left.append(difference)
         else:
-            used.add(rule.name)
+            used.add((rule.name, f"{_situation(difference.facts)}: {difference.runc} → {difference.ours}"))
     return Judgement(left, used)
 
 
-def _partings(sequence: Sequence, runc: Record, used: set[str]) -> Iterator[tuple[str, int]]:
+def _partings(sequence: Sequence, runc: Record, used: set[tuple[str, str]]) -> Iterator[tuple[str, int]]:
     """The step from which a container is not compared any more."""
     seen: set[str] = set()
     for number, container, facts in situations(sequence, runc):
         rule = next((rule for rule in LIVES if rule.begins(facts)), None)
         if rule is not None and container not in seen:
             seen.add(container)
-            used.add(rule.name)
+            used.add((rule.name, _situation(facts)))
             yield container, number

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import zlib
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
@@ -24,7 +25,7 @@ from integration.harness.host import Host
 from integration.harness.scale import SCALE
 from kata_shimd import wire
 from kata_shimd.api import task
-from kata_shimd.api.services import task_v2
+from kata_shimd.api.services import task_v2, task_v3
 from kata_shimd.errors import ShimError
 from kata_shimd.ttrpc import Client
 
@@ -36,12 +37,20 @@ REPLIES: Final[Mapping[str, Any]] = {rpc.name: rpc.response for rpc in task_v2.S
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A shim to compare. ``answer``: seconds any RPC but Wait may take; ``settle``: seconds for a consequence to be seen."""
+    """A shim to compare. ``answer``: seconds any RPC but Wait may take; ``settle``: seconds for a consequence to be seen.
+
+    ``services``: the names under which it has the Task service; each sequence is told by its name which one it uses.
+    """
 
     name: str
     binary: Path
     answer: float
     settle: float
+    services: tuple[str, ...] = (task_v2.SERVICE.name,)
+
+    def service(self, sequence: str) -> str:
+        """The same one for the same sequence, wherever it is replayed."""
+        return self.services[zlib.crc32(sequence.encode()) % len(self.services)]
 
 
 def runc() -> Kind:
@@ -58,7 +67,8 @@ def kata() -> Kind:
     binary = Path(os.environ.get("KATA_SHIMD_LAUNCHER", prefix / "bin/containerd-shim-kata-v2"))
     if not binary.exists():
         raise FileNotFoundError(f"{binary} is not there: install it, or set KATA_SHIMD_LAUNCHER")
-    return Kind("kata", binary, answer=20.0 * SCALE, settle=4.0 * SCALE)
+    both = (task_v2.SERVICE.name, task_v3.SERVICE.name)
+    return Kind("kata", binary, answer=20.0 * SCALE, settle=4.0 * SCALE, services=both)
 
 
 class VerbFailed(RuntimeError):
@@ -71,7 +81,8 @@ class Shim:
     def __init__(self, kind: Kind, *, pod: bool = True) -> None:
         self.kind, self._with_pod = kind, pod
         self.host = Host([kind.binary.parent])
-        self.tag = self.host.root.name
+        #: Also the start of every id, so of the few characters that an identifier may have.
+        self.tag = f"kt{zlib.crc32(self.host.root.name.encode()):08x}"
         self.pod_id = f"{self.tag}-pod"
         self.address = self.host.root / "containerd.sock"
         self.recorder = Recorder(self.address.with_name("containerd.sock.ttrpc"))
@@ -83,6 +94,8 @@ class Shim:
         #: A container could not be ended: the shim will stay, and may be killed.
         self.spoilt = False
         self._socket = ""
+        #: The name under which it is called.
+        self.service = kind.services[0]
 
     async def __aenter__(self) -> Self:
         try:
@@ -149,7 +162,7 @@ class Shim:
         if client is not None and client.error is None:
             with suppress(Exception):
                 await client.call(
-                    task_v2.SERVICE.name, "Shutdown", wire.encode(task.ShutdownRequest(id=container_id)), timeout=3
+                    self.service, "Shutdown", wire.encode(task.ShutdownRequest(id=container_id)), timeout=3
                 )
         if client is not None:
             client.close()
@@ -167,7 +180,7 @@ class Shim:
         if client is None:
             client = self._connections[container_id] = await self._connect()
         timeout = None if rpc is Rpc.WAIT else self.kind.answer
-        return await client.call(task_v2.SERVICE.name, rpc, wire.encode(request), timeout=timeout)
+        return await client.call(self.service, rpc, wire.encode(request), timeout=timeout)
 
     async def events_settled(self, mark: str) -> None:
         """Everything that was published before now has been recorded: an exec added now is told after it."""

@@ -170,7 +170,7 @@ class Sequence:
     def from_json(cls, text: str) -> Self:
         data = json.loads(text)
         steps = tuple(
-            Step(tuple(Call.from_json(call) for call in step["calls"]), tuple(step.get("until", ())))
+            Step(tuple(map(Call.from_json, step["calls"])), tuple(step.get("until", ())), step.get("open", False))
             for step in data["steps"]
         )
         return cls(data["name"], steps, data.get("alone", False), data.get("note", ""))

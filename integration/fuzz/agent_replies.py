@@ -122,13 +122,20 @@ def opened() -> Iterator[Callable[[Any], None]]:
         ours, theirs = socket.socketpair()
         agent = runner.run(_client(ours))
         peer = RawPeer(theirs)
-        yield lambda given: loop.run_until_complete(check(agent, peer, given))
-        agent.close()
-        theirs.close()
+        try:
+            yield lambda given: loop.run_until_complete(check(agent, peer, given))
+        finally:
+            runner.run(_closed(agent))
+            theirs.close()
 
 
 async def _client(sock: socket.socket) -> AgentClient:
     return AgentClient(sock, Deadlines(10, 10, 10))
+
+
+async def _closed(agent: AgentClient) -> None:
+    """What the loop has still to do for it is done when its runner ends."""
+    agent.close()
 
 
 TARGET: Final = Target("agent_replies", (AgentRefused,), make, opened)

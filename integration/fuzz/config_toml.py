@@ -14,11 +14,15 @@ from typing import Any, Final
 from integration.fuzz import mutate
 from integration.fuzz.engine import Target, corpus, main
 from kata_shimd.config import load
+from kata_shimd.config.keys import BY_ANNOTATION
 from kata_shimd.errors import InvalidArgument
 
 _HYPERVISOR: Final = "io.katacontainers.config.hypervisor."
 _NAMES: Final = ("default_vcpus", "default_memory", "kernel_params", "path", "", "x", "enable_annotations")
+_KNOWN: Final = tuple(sorted(BY_ANNOTATION))
 _VALUES: Final = ("", "1", "-1", "1e9", "99999999999999999999", "true", "\0", "a b=c", "/bin/sh", "\ud800", "é" * 200)
+#: Without it few annotations come as far as their values.
+_EVERY_ANNOTATION: Final = b'enable_annotations = [".*"]\n'
 Input = tuple[bytes, Mapping[str, str]]
 
 
@@ -32,9 +36,14 @@ def make(rng: random.Random) -> Input:
     lines = rng.choice(_kept()).splitlines(keepends=True)
     start = rng.randrange(len(lines))
     tables = [line for line in lines[: start + 1] if line.startswith(b"[")][-1:]
-    body = b"".join((*tables, *lines[start : start + rng.randrange(1, 12)]))
-    notes = {_HYPERVISOR + rng.choice(_NAMES): rng.choice(_VALUES) for _ in range(rng.choice((0, 0, 0, 1, 2)))}
-    return mutate.data(rng, body), notes
+    enabled = [_EVERY_ANNOTATION] if tables == [b"[hypervisor.qemu]\n"] and rng.random() < 0.5 else []
+    body = b"".join((*tables, *enabled, *lines[start : start + rng.randrange(1, 12)]))
+    notes = {_name(rng): rng.choice(_VALUES) for _ in range(rng.choice((0, 0, 0, 1, 2)))}
+    return mutate.data(rng, body) if rng.random() < 0.8 else body, notes
+
+
+def _name(rng: random.Random) -> str:
+    return _HYPERVISOR + rng.choice(_NAMES) if rng.random() < 0.3 else rng.choice(_KNOWN)
 
 
 def check(given: Input) -> None:

@@ -80,8 +80,10 @@ def opened() -> Iterator[Callable[[Any], None]]:
     with tempfile.TemporaryDirectory(prefix="kf-") as name, asyncio.Runner() as runner:
         loop = runner.get_loop()
         fuzzed = runner.run(_made(Path(name)))
-        yield lambda given: loop.run_until_complete(fuzzed.check(given))
-        runner.run(_ended(fuzzed))
+        try:
+            yield lambda given: loop.run_until_complete(fuzzed.check(given))
+        finally:
+            runner.run(_ended(fuzzed))
 
 
 async def _made(directory: Path) -> _Fuzzed:

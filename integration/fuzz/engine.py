@@ -6,15 +6,21 @@ reported: a target that only ever refuses, or only ever takes, tests little.
 """
 
 import argparse
+import json
 import random
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+#: Every target, in the order of what reads the input: the wire, the guest, the client, the host.
+TARGETS: Final = (
+    "ttrpc_frames", "messages", "agent_replies", "handshake", "console_bytes", "qmp_lines", "oci_specs", "bootstrap",
+    "config_toml", "launcher_stdin", "ledger_lines", "journal_lines", "undo_ledgers",
+)  # fmt: skip
 _CORPUS: Final = Path(__file__).parent / "corpus"
 #: How much of a finding's input is shown.
 _SHOWN: Final = 4000
@@ -44,11 +50,14 @@ def corpus(name: str) -> list[bytes]:
     return [file.read_bytes() for file in sorted((_CORPUS / name).iterdir())]
 
 
-def run(target: Target, *, seed: int, count: int, seconds: float = float("inf")) -> Outcome:
-    """Feed ``count`` inputs, or as many as ``seconds`` allow. Raises what was not permitted, with the input as a note."""
-    began, refused, number = time.monotonic(), 0, 0
+def run(target: Target, *, seed: int, count: int, first: int = 0, seconds: float = float("inf")) -> Outcome:
+    """Feed ``count`` inputs from number ``first`` on, or as many as ``seconds`` allow.
+
+    Raises what was not permitted, with the input as a note.
+    """
+    began, refused, number = time.monotonic(), 0, first
     with target.opened() as check:
-        while number < count and time.monotonic() - began < seconds:
+        while number < first + count and time.monotonic() - began < seconds:
             data = target.make(random.Random(f"{seed}/{number}"))
             try:
                 check(data)
@@ -58,7 +67,7 @@ def run(target: Target, *, seed: int, count: int, seconds: float = float("inf"))
                 error.add_note(f"{target.name}: seed {seed}, input {number}: {data!r:.{_SHOWN}}")
                 raise
             number += 1
-    return Outcome(number - refused, refused, time.monotonic() - began)
+    return Outcome(number - first - refused, refused, time.monotonic() - began)
 
 
 def main(target: Target) -> None:
@@ -66,10 +75,19 @@ def main(target: Target) -> None:
     parser = argparse.ArgumentParser(description=f"fuzz {target.name}")
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first input, to go on after a finding")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--json", action="store_true", help="the outcome as one line of JSON")
     arguments = parser.parse_args()
-    done = run(target, seed=arguments.seed, count=arguments.count, seconds=arguments.seconds)
+    first, seconds = arguments.first, arguments.seconds
+    done = run(target, seed=arguments.seed, count=arguments.count, first=first, seconds=seconds)
     sys.stdout.write(
+        f"{json.dumps(asdict(done))}\n" if arguments.json else f"{_sentence(target, arguments.seed, done)}\n"
+    )
+
+
+def _sentence(target: Target, seed: int, done: Outcome) -> str:
+    return (
         f"{target.name}: {done.taken + done.refused} inputs ({done.taken} taken, {done.refused} refused), "
-        f"seed {arguments.seed}, {done.seconds:.0f} s: nothing found\n"
+        f"seed {seed}, {done.seconds:.0f} s: nothing found"
     )

@@ -1,18 +1,22 @@
-"""The short form of every fuzz target: the same inputs each time, in a minute for all. The long form is docs/security-testing.md's.
+"""The short form of every fuzz target: the same inputs each time, in a minute for all. The long form is docs/fuzzing.md's.
 
 A seed of its own, so that the long runs and this one do not try the same inputs.
 """
 
+import pkgutil
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
 import pytest
 
-from integration.fuzz import engine, ttrpc_frames
+from integration.fuzz import engine, planted
 
 SEED: Final = 7
 #: Inputs, so that each takes a few seconds; those of the launcher start a process each.
 COUNTS: Final = {
+    "ttrpc_frames": 5_000,
     "messages": 10_000,
     "agent_replies": 3_000,
     "oci_specs": 2_000,
@@ -26,6 +30,8 @@ COUNTS: Final = {
     "undo_ledgers": 200,
     "launcher_stdin": 200,
 }
+#: A planted bug has been found by then.
+FOUND_WITHIN: Final = 5_000
 #: Targets with nothing to refuse.
 TAKES_ALL: Final = {"ledger_lines", "journal_lines", "console_bytes", "handshake", "launcher_stdin"}
 
@@ -38,8 +44,20 @@ def test_nothing_but_what_is_permitted(name: str, count: int) -> None:
     assert done.refused > count // 50 or name in TAKES_ALL
 
 
-def test_ttrpc_frames() -> None:
-    ttrpc_frames.run(SEED, 5_000)
+def test_every_target_is_run() -> None:
+    assert set(COUNTS) == set(engine.TARGETS)
+
+
+@pytest.mark.parametrize("name", engine.TARGETS)
+def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each target can fail, and reaches what it is for."""
+    target, bug = import_module(f"integration.fuzz.{name}").TARGET, planted.BUGS[name]
+    holder, _, attribute = bug.where.rpartition(".")
+    owner = pkgutil.resolve_name(holder)
+    monkeypatch.setattr(owner, attribute, bug.patch(getattr(owner, attribute), tmp_path))
+    with pytest.raises(BaseException, match=re.escape(bug.words) or None) as caught:
+        engine.run(target, seed=SEED, count=FOUND_WITHIN)
+    assert f"{name}: seed {SEED}, input " in caught.value.__notes__[-1]
 
 
 def test_a_finding_stops_the_run_and_can_be_repeated() -> None:

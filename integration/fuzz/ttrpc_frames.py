@@ -3,16 +3,17 @@
     python -m integration.fuzz.ttrpc_frames [--count 1000000] [--seed 1]
 
 Inputs are sequences of valid frames, mutated, and plain noise, fed in random pieces. Permitted exceptions: none from
-`Connection.receive`; `Malformed` alone from the two decoders. Also required: the events do not depend on how the
-bytes are split, and what a connection remembers stays bounded. An input that fails is printed in hex with its seed.
+`Connection.receive`; `Malformed` alone from the two decoders, and an input that neither takes is a refused one. Also required:
+the events do not depend on how the bytes are split, and what a connection remembers stays bounded.
 """
 
-import argparse
 import random
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
+from integration.fuzz import mutate
+from integration.fuzz.engine import Target, main
 from kata_shimd.ttrpc.envelope import (
     Detail,
     Malformed,
@@ -40,6 +41,8 @@ PAYLOADS = [
     b"\x0a\x05ab",
     bytes(MAX_DATA + 1),
 ]
+#: Whose end reads, what it reads, and the same in pieces.
+Input = tuple[Role, bytes, list[bytes]]
 
 
 def some_frame(rng: random.Random) -> bytes:
@@ -82,9 +85,9 @@ def some_input(rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def pieces(rng: random.Random, data: bytes) -> list[bytes]:
-    cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(4)))
-    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+def make(rng: random.Random) -> Input:
+    data = some_input(rng)
+    return rng.choice((Role.CLIENT, Role.SERVER)), data, mutate.pieces(rng, data)
 
 
 def connection(role: Role) -> Connection:
@@ -97,10 +100,10 @@ def connection(role: Role) -> Connection:
     return made
 
 
-def check_connection(rng: random.Random, role: Role, data: bytes) -> None:
+def check_connection(role: Role, data: bytes, pieces: list[bytes]) -> None:
     whole, split = connection(role), connection(role)
     expected = whole.receive(data)
-    got = [event for piece in pieces(rng, data) for event in split.receive(piece)]
+    got = [event for piece in pieces for event in split.receive(piece)]
     assert got == expected, "events depend on how the bytes were split"
     assert split.position == whole.position, "so does the position"
     assert whole.live <= MAX_STREAMS, "too many streams"
@@ -109,37 +112,31 @@ def check_connection(rng: random.Random, role: Role, data: bytes) -> None:
 
 
 def check_decoders(data: bytes) -> None:
+    """Raises `Malformed` when neither takes it."""
+    refused: list[Malformed] = []
     for decode, encode in ((decode_request, encode_request), (decode_response, encode_response)):
         try:
             message = decode(data)
-        except Malformed:
+        except Malformed as error:
+            refused.append(error)
             continue
         assert decode(encode(message)) == message, "what was decoded does not come back"  # type: ignore[operator]
+    if len(refused) == 2:
+        raise refused[0]
 
 
-def run(seed: int, count: int) -> None:
-    """Raises AssertionError, or whatever was not permitted, with the input as a note."""
-    for number in range(count):
-        rng = random.Random(f"{seed}/{number}")
-        data = some_input(rng)
-        try:
-            check_connection(rng, rng.choice([Role.CLIENT, Role.SERVER]), data)
-            check_decoders(data[HEADER.size :])
-        except Exception as error:
-            error.add_note(f"seed {seed}, input {number}: {data.hex()}")
-            raise
+def check(given: Input) -> None:
+    role, data, pieces = given
+    check_connection(role, data, pieces)
+    check_decoders(data[HEADER.size :])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="fuzz the ttrpc core")
-    parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    run(arguments.seed, arguments.count)
-    seconds = time.monotonic() - began
-    sys.stdout.write(f"{arguments.count} inputs, seed {arguments.seed}, {seconds:.0f} s: nothing found\n")
+@contextmanager
+def opened() -> Iterator[Callable[[Any], None]]:
+    yield check
 
+
+TARGET: Final = Target("ttrpc_frames", (Malformed,), make, opened)
 
 if __name__ == "__main__":
-    main()
+    main(TARGET)

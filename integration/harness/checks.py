@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from integration.harness.install import REPOSITORY, Layout
+from integration.harness.install import GUEST, REPOSITORY, Layout
 from integration.harness.scale import SCALE
 
 CRATES: Final = ("launcher", "guest/init", "guest/agent")
@@ -77,7 +77,15 @@ def rust_lane(layout: Layout) -> list[Check]:
             ),
             Check(f"{crate}: cargo test", ("cargo", "test", "--quiet"), env, where),
         ]
-    return checks
+    return [*checks, _agent_scenarios(layout)]
+
+
+def _agent_scenarios(layout: Layout) -> Check:
+    """The agent as a process of this host and, in machines with the installed guest, as process 1; with its quick tests' build."""
+    quick = layout.cache / "cargo-test/agent"
+    env = {"CARGO_TARGET_DIR": str(quick), "CARGO_TERM_COLOR": "never", "KATA_GUEST_DIR": str(GUEST)}
+    argv = ("cargo", "test", "--quiet", "--features", "integration", "--test", "agent-host", "--test", "agent-guest")
+    return Check("guest/agent: scenarios on host and guest", argv, env, REPOSITORY / "guest/agent")
 
 
 def run(lanes: Mapping[str, tuple[Sequence[Check], bool]]) -> list[Outcome]:

@@ -24,7 +24,7 @@ class Propagation(StrEnum):
 
 
 #: Kept from our environment; everything else (proxies, locale, tokens) stays out of the programs under test.
-PASSED_ON: Final = ("HOME", "LANG", "TMPDIR")
+PASSED_ON: Final = ("HOME", "LANG", "TMPDIR", "KATA_CONF_FILE")
 
 SYSTEM_PATH: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 

@@ -22,23 +22,23 @@ from typing import Final
 from integration.harness.steps import Step, StepFailed, Steps
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-#: What pods need, then what the demo and the tests need.
+#: What pods need, and the builder of their guest. The Dockerfile installs the same.
+POD_PACKAGES: Final = ("qemu-system-x86", "squashfs-tools", "iproute2", "util-linux", "python3", "python3-venv")
+#: What the demo and the tests need besides.
 PACKAGES: Final = (
-    "qemu-system-x86",
-    "squashfs-tools",
-    "iproute2",
-    "util-linux",
-    "python3",
-    "python3-venv",
+    *POD_PACKAGES,
     "containerd",
     "runc",
     "crun",
     "busybox-static",
     "containernetworking-plugins",
+    "iptables",
 )
+#: Debian 12 has it in one of QEMU's packages, later ones in a package of its own.
+VIRTIOFSD: Final = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 PYTHON: Final = (3, 11)
 #: Beyond the programs themselves, what the wheel is made of.
-WHEEL_SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", "kata_shimd", "launcher", "guest")
+WHEEL_SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", "kata_shimd", "launcher", "guest", "protos")
 COMMANDS: Final = ("containerd-shim-kata-v2", "kata-shimd")
 LINKS: Final = Path("/usr/local/bin")
 GUEST: Final = Path("/var/lib/kata-shimd/guest/current")
@@ -174,13 +174,19 @@ def _packages(step: Step) -> None:
         step.note("not Debian; the programs are there")
         return
     missing = [name for name in PACKAGES if not _installed(name)]
-    if not missing:
-        step.note(f"all {len(PACKAGES)} are there")
-        return
+    if missing:
+        _apt_install(step, missing, update=True)
+    if not any(map(os.path.exists, VIRTIOFSD)):
+        _apt_install(step, ["virtiofsd"], update=not missing)
+        missing.append("virtiofsd")
+    step.note(f"installed {' '.join(missing)}" if missing else f"all {len(PACKAGES)} are there")
+
+
+def _apt_install(step: Step, packages: list[str], *, update: bool) -> None:
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    step.run(["apt-get", "update"], env=env, hint=_APT_HINT)
-    step.run(["apt-get", "install", "--yes", "--no-install-recommends", *missing], env=env, hint=_APT_HINT)
-    step.note("installed " + " ".join(missing))
+    if update:
+        step.run(["apt-get", "update"], env=env, hint=_APT_HINT)
+    step.run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], env=env, hint=_APT_HINT)
 
 
 def _installed(package: str) -> bool:
@@ -216,7 +222,7 @@ def _wheel(step: Step, layout: Layout) -> None:
     if shutil.which("cargo") is None:
         raise StepFailed(
             step.name,
-            "cargo is not on the PATH; the launcher and the guest's programs are Rust (1.85 or newer)",
+            "cargo is not on the PATH; the launcher and the guest's programs are Rust (1.87 or newer)",
             "install Rust from rust-lang.org (rustup), since Debian 12's rustc 1.63 is too old; then run this command again",
         )
     env = os.environ | {"KATA_SHIMD_CARGO_TARGET_DIR": str(layout.cache / "cargo")}

@@ -1,6 +1,7 @@
 """Our pods as they stand on disk: identity, ledger, journal, and the processes that the ledger names."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,16 @@ from kata_shimd.ledger import read as read_ledger
 def pod_hash(address: str, namespace: str, sandbox_id: str) -> str:
     """The pod's name on disk (docs/contracts.md)."""
     return hashlib.sha256(f"{address}\0{namespace}\0{sandbox_id}".encode()).hexdigest()[:20]
+
+
+def guest_config(directory: Path) -> Path | None:
+    """A configuration with the guest of KATA_SHIMD_GUEST; None where that is not set, so for the installed guest."""
+    guest = os.environ.get("KATA_SHIMD_GUEST")
+    if not guest:
+        return None
+    config = directory / "guest.toml"
+    config.write_text(f'[shimd]\nguest_dir = "{guest}"\n')
+    return config
 
 
 @dataclass(frozen=True, slots=True)

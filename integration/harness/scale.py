@@ -1,6 +1,6 @@
 """One factor for every deadline of the tests, by what runs the guests' processors.
 
-The daemon's own deadlines are scaled by the same reasoning: hardware virtualisation is taken only where ``/dev/kvm`` opens *and*
+The factor is the daemon's own, and so is the reasoning: hardware virtualisation is taken only where ``/dev/kvm`` opens *and*
 the processor shows vmx or svm, because a paravirtual host may offer the one without the other.
 """
 
@@ -9,8 +9,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-#: Emulated processors are roughly this much slower than the machine's own.
-EMULATED: Final = 4.0
+from kata_shimd.config.model import TIME_SCALE, Accelerator
 
 
 def hardware_virtualisation() -> bool:
@@ -19,4 +18,4 @@ def hardware_virtualisation() -> bool:
     return flags is not None and os.access("/dev/kvm", os.R_OK | os.W_OK)
 
 
-SCALE: Final = 1.0 if hardware_virtualisation() else EMULATED
+SCALE: Final = TIME_SCALE[Accelerator.KVM if hardware_virtualisation() else Accelerator.TCG]

@@ -326,3 +326,16 @@ def test_describing_itself(shim: Shim):
 
 def test_no_verb_at_all(shim: Shim):
     assert shim.run([str(shim.launcher)]).failed().startswith("read verb: not start or delete; ")
+
+
+def test_flags_of_a_containerd_to_come_are_tolerated(shim: Shim):
+    known = shim.argv("s1")
+    argv = [*known, "-colour", "red", "-loud", "--shape=round", "start"]
+    assert shim.run(argv, cwd=shim.bundle("s1")).ok() == f"unix://{shim.pod('s1')}/shim.sock".encode()
+
+
+def test_it_is_small(launcher: Path):
+    """containerd executes it twice for every container: less than 1 MB, symbols stripped."""
+    content = launcher.read_bytes()
+    assert len(content) < 1_000_000
+    assert b".symtab" not in content

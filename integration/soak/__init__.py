@@ -2,5 +2,5 @@
 
     python -m integration.soak --containers 200 --pods 50
 
-`soak` makes them and measures, `__main__` prints the tables, `test_soak` is the short form.
+`soak` makes them and measures, `page` makes the tables, `test_soak` is the short form.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("KATA_SHIMD_TEST_CACHE", "/root/cache"))
+CACHE = Path(os.environ.get("KATA_SHIMD_CACHE", "/var/cache/kata-shimd"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,7 +26,7 @@ def leaves_nothing() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def gopeer() -> Path:
-    binary = CACHE / "ttrpc-bin" / "gopeer"
+    binary = CACHE / "go/ttrpc-peer"
     binary.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["go", "build", "-o", binary, "."], cwd=HERE / "gopeer", check=True)
     return binary
@@ -34,7 +34,7 @@ def gopeer() -> Path:
 
 @pytest.fixture(scope="session")
 def rustpeer() -> Path:
-    target = CACHE / "target-ttrpc"
+    target = CACHE / "cargo-test/ttrpc-peer"
     command = ["cargo", "build", "--release", "--quiet", "--target-dir", target]
     subprocess.run(command, cwd=HERE / "rustpeer", check=True)
     return target / "release" / "rustpeer"

@@ -1,11 +1,12 @@
 """The OCI spec as JSON into the agent's mirror of it (`protos/kata/oci.proto`).
 
 The mirror's fields are those of the JSON under other spellings, so one walk over the message classes converts everything:
-``noNewPrivileges``, ``no_new_privileges`` and ``NoNewPrivileges`` are one name. What the mirror has no field for is refused,
-unless a row below says why it may go: nothing is dropped in silence.
+``noNewPrivileges``, ``no_new_privileges`` and ``NoNewPrivileges`` are one name. What the mirror has no field for goes
+in an annotation that our agent knows, or is refused unless a row below says why it may go: nothing is dropped in silence.
 """
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -18,23 +19,27 @@ from kata_shimd.errors import InvalidArgument, Unimplemented
 #: JSON names that differ by more than spelling.
 _RENAMED: Final = {"ociversion": "version"}
 
-#: What may be left out, by path: it is the default, or means nothing in a VM.
-_MAY_GO: Final = {
-    "linux.seccomp.defaultErrnoRet": "EPERM, its default, is what runtimes use",
+#: What our agent takes by path from this annotation (guest/agent/src/oci/untold.rs); Kata's passes over it.
+UNTOLD_ANNOTATION: Final = "io.kata-shimd.oci"
+UNTOLD: Final = ("linux.resources.unified", "linux.seccomp.defaultErrnoRet", "process.user.umask")
+
+#: What may be left out, by path: it means nothing in a VM, or holds there anyhow.
+MAY_GO: Final = {
     "linux.seccomp.listenerPath": "the notification socket is the host's",
     "linux.seccomp.listenerMetadata": "the notification socket is the host's",
     "linux.resources.rdma": "the guest has no RDMA device",
     "linux.timeOffsets": "the guest has its own clocks",
     "linux.resources.memory.useHierarchy": "cgroup v2 is always hierarchical",
-    "linux.resources.memory.checkBeforeUpdate": "the kernel of the guest checks",
-    "domainname": "set with the hostname by the guest",
+    "linux.resources.memory.checkBeforeUpdate": "a limit below what is in use makes the guest reclaim",
     "process.commandLine": "Windows only",
     "windows": "Windows only",
     "solaris": "Solaris only",
     "vm": "the VM is ours",
     "zos": "z/OS only",
-    "hooks": "run on the host",
 }
+
+#: What is the same as nothing, where that is not empty: the value that holds without it.
+_DEFAULTS: Final = {"linux.personality": {"domain": "LINUX"}, "process.user.umask": 0o022}
 
 #: In a device rule an absent number means "any"; the mirror has no absence, and says -1 (as Kata does).
 _ABSENT_NUMBER: Final[dict[type, dict[str, int]]] = {agent.LinuxDeviceCgroup: {"major": -1, "minor": -1}}
@@ -42,7 +47,37 @@ _ABSENT_NUMBER: Final[dict[type, dict[str, int]]] = {agent.LinuxDeviceCgroup: {"
 
 def spec(value: Mapping[str, Any]) -> agent.Spec:
     """:raises InvalidArgument: a field has the wrong type. :raises Unimplemented: a field the guest cannot be told"""
-    return typing.cast("agent.Spec", _convert(agent.Spec, value, ""))
+    plain, untold = _part(value)
+    given = _expect(dict, plain.get("annotations") or {}, "annotations")
+    notes = {key: text for key, text in given.items() if key != UNTOLD_ANNOTATION}
+    if untold:
+        notes[UNTOLD_ANNOTATION] = json.dumps(untold)
+    return typing.cast("agent.Spec", _convert(agent.Spec, {**plain, "annotations": notes}, ""))
+
+
+def _part(value: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The spec without what goes by annotation, and that, by path."""
+    untold: dict[str, Any] = {}
+    for path in UNTOLD:
+        value = _without(value, path.split("."), path, untold)
+    return value, untold
+
+
+def _without(value: Any, keys: list[str], path: str, untold: dict[str, Any]) -> Any:
+    key, *rest = keys
+    if not isinstance(value, Mapping) or value.get(key) is None:
+        return value
+    if rest:
+        return {**value, key: _without(value[key], rest, path, untold)}
+    if value[key] != {}:
+        untold[path] = _check_untold(path, value[key])
+    return {name: item for name, item in value.items() if name != key}
+
+
+def _check_untold(path: str, item: Any) -> Any:
+    if path.endswith("unified"):
+        return {str(key): _expect(str, text, f"{path}.{key}") for key, text in _expect(dict, item, path).items()}
+    return _expect(int, item, path)
 
 
 def process(value: Mapping[str, Any]) -> agent.Process:
@@ -62,7 +97,7 @@ def _convert(cls: type, value: Any, path: str) -> Any:
         where = f"{path}.{key}" if path else str(key)
         folded = _fold(str(key))
         target = fields.get(_RENAMED.get(folded, folded))
-        if item is None or where in _MAY_GO:
+        if item is None or where in MAY_GO or _DEFAULTS.get(where) == item:
             continue
         if target is None:
             _refuse(where, item)
@@ -72,7 +107,7 @@ def _convert(cls: type, value: Any, path: str) -> Any:
 
 
 def _refuse(where: str, item: Any) -> None:
-    if item not in ({}, [], "", False, 0):
+    if item not in ({}, [], "", False, 0) or (where in UNTOLD and item != {}):  # a umask of 0 is not none
         raise Unimplemented("convert spec", where, "the guest's agent has no field for it", hint="leave it out")
 
 

@@ -1,5 +1,7 @@
 """OCI JSON into the agent's mirror: everything arrives, or is refused by name."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,11 +68,41 @@ def test_absent_numbers_of_a_device_rule_mean_any():
 
 
 @pytest.mark.parametrize(
-    "value", [{"linux": {"resources": {"unified": {"a": "b"}}}}, {"process": {"scheduler": {"policy": "x"}}}]
+    ("convert", "value", "named"),
+    [
+        (oci.spec, {"process": {"scheduler": {"policy": "x"}}}, "process.scheduler"),
+        (oci.process, {"user": {"umask": 0}}, "process.user.umask"),
+        (oci.resources, {"unified": {"a": "b"}}, "linux.resources.unified"),
+    ],
 )
-def test_what_the_guest_cannot_be_told_is_refused_by_name(value):
-    with pytest.raises(Unimplemented, match=r"unified|scheduler"):
-        oci.spec(value)
+def test_what_the_guest_cannot_be_told_is_refused_by_name(convert, value, named):
+    with pytest.raises(Unimplemented, match=named):
+        convert(value)
+
+
+def test_what_the_mirror_lacks_goes_by_an_annotation_that_nobody_else_can_write():
+    made = oci.spec(
+        {
+            "annotations": {"a": "b", oci.UNTOLD_ANNOTATION: '{"process.user.umask": 0}'},
+            "process": {"user": {"uid": 1, "umask": 0}},
+            "linux": {
+                "resources": {"unified": {"memory.high": "5"}},
+                "seccomp": {"defaultAction": "x", "defaultErrnoRet": 38},
+            },
+        }
+    )
+    assert made.annotations["a"] == "b"
+    assert json.loads(made.annotations[oci.UNTOLD_ANNOTATION]) == {
+        "linux.resources.unified": {"memory.high": "5"},
+        "linux.seccomp.defaultErrnoRet": 38,
+        "process.user.umask": 0,
+    }
+    forged = oci.spec({"annotations": {oci.UNTOLD_ANNOTATION: "{}"}})
+    assert oci.UNTOLD_ANNOTATION not in forged.annotations
+
+
+def test_the_usual_umask_of_an_exec_needs_no_telling():
+    assert oci.process({"user": {"uid": 3, "umask": 0o22}}).user.uid == 3
 
 
 def test_empty_or_meaningless_extras_pass():

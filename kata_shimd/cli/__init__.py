@@ -39,8 +39,11 @@ VERBS: Final = (
     Verb("ps", "list pods", "kata_shimd.cli.ps"),
     Verb("why", "what happened to a pod, and most likely why", "kata_shimd.cli.why"),
     Verb("logs", "what a pod's guest console, QEMU, virtiofsd or daemon wrote", "kata_shimd.cli.logs"),
+    Verb("attach", "Python inside a live pod's daemon", "kata_shimd.cli.attach"),
+    Verb("qmp", "ask a live pod's QEMU by its second monitor", "kata_shimd.cli.qmp"),
     Verb("guest", "build and list guests (kernel and images)", "kata_shimd.image.cli"),
     Verb("config", "show and check the configuration", "kata_shimd.cli.config"),
+    Verb("zygote", "serve forks of a warm daemon, for starts in milliseconds", "kata_shimd.cli.zygote"),
     Verb("version", "print versions", "kata_shimd.cli.version"),
 )
 

@@ -12,6 +12,8 @@ from kata_shimd.debug.why import rfc3339
 
 _HEAD: Final = ("POD", "SANDBOX", "NAMESPACE", "PHASE", "DAEMON", "QEMU", "CONTAINERS", "AGE")
 _SHORT: Final = 12
+#: So many containers make a line; the others are counted.
+_MOST: Final = 4
 
 
 def add_parser(subparsers: Any) -> None:
@@ -20,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
         "-a", "--all", action="store_true", help="also pods that have ended, as long as journals are kept"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="only the pods' hashes")
-    parser.add_argument("--no-trunc", action="store_true", help="whole identifiers")
+    parser.add_argument("--no-trunc", action="store_true", help="whole identifiers, and all of them")
     add_output(parser)
     add_run_dir(parser)
 
@@ -42,7 +44,9 @@ def _row(pod: pods.Pod, now: int, *, whole: bool) -> tuple[str, ...]:
     def short(text: str) -> str:
         return text if whole else text[:_SHORT]
 
-    containers = ",".join(short(container) for container in pod.containers)
+    shown = pod.containers if whole else pod.containers[:_MOST]
+    more = len(pod.containers) - len(shown)
+    containers = ",".join((*map(short, shown), *([f"{more} more"] if more else [])))
     return (
         short(pod.name),
         short(pod.sandbox_id) or "?",

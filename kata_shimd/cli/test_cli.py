@@ -137,6 +137,15 @@ def test_ps_shows_the_living_and_with_all_the_dead(tmp_path, capsys):
     assert "s" * 64 in said and OTHER in said
 
 
+def test_ps_counts_the_containers_that_make_no_line(tmp_path, capsys):
+    scopes = [{"op": "plan", "n": n, "scope": f"container/c{n}", "kind": "dir", "path": "/x"} for n in range(1, 8)]
+    write_ledger(tmp_path, *scopes)
+    assert run("ps", "--run-dir", tmp_path) == 0
+    assert "  c1,c2,c3,c4,3 more  " in capsys.readouterr().out
+    assert run("ps", "--no-trunc", "--run-dir", tmp_path) == 0
+    assert "c1,c2,c3,c4,c5,c6,c7" in capsys.readouterr().out
+
+
 def test_ps_as_json(tmp_path, capsys):
     write_journal(tmp_path, [DAEMON])
     assert run("ps", "-a", "-o", "json", "--run-dir", tmp_path) == 0

@@ -99,7 +99,9 @@ def is_wrong(found: Examined, host: Sequence[Finding]) -> bool:
 
 
 def _report_text(found: Examined, host: Sequence[Finding]) -> str:
-    lines = [f"read {path}" for path in found.files] or ["no configuration file: built-in defaults"]
+    lines = [f"read {path}" for path in found.files]
+    if not lines and not found.problems:
+        lines = ["no configuration file: built-in defaults"]
     for problem in found.problems:
         lines.append(f"{'error' if is_error(problem, strict=True) else 'warning'}: {problem}")
     for finding in host:

@@ -5,7 +5,7 @@ from typing import Final
 from kata_shimd.config.key import ABSENT, Key, Table
 from kata_shimd.config.kinds import BOOL, MAX_SECONDS, PATH, Kind, between, choice, number
 from kata_shimd.config.kinds import no_text as _no_text
-from kata_shimd.config.model import AcceleratorSetting, AgentTransport, EventLoop
+from kata_shimd.config.model import AcceleratorSetting, AgentTransport, AttachSetting, EventLoop
 
 GUEST_DIR: Final = "/var/lib/kata-shimd/guest/current"
 FACTOR: Final = Kind("number", number(0, 1000), _no_text)
@@ -51,14 +51,13 @@ SHIMD_KEYS: Final[tuple[Key, ...]] = (
         "auto: virtio-serial for the guest of `guest_dir`, vsock for Kata's",
         kata=ABSENT,
     ),
-    S.held(
+    S.acts(
         "attach",
-        BOOL,
-        True,
-        "root on this host may attach to the daemon's interpreter",
+        choice(AttachSetting),
+        "signal",
+        "root may attach to the daemon's interpreter: `signal`, once `kata-shimd attach` has asked by signal; `always`, also when "
+        "the daemon takes no more signals; `never`",
         kata=ABSENT,
-        accepts=(False,),
-        field="attach",
     ),
     S.acts(
         "guest_dir", PATH, GUEST_DIR, "the built guest: `vmlinuz`, `initrd.img`, `rootfs.img`", kata=ABSENT, inside=True

@@ -6,6 +6,7 @@ the body of the options; annotations. Must never happen: reading the environment
 than ``InvalidArgument`` for whatever the layers hold.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def load(
     strict = found.config is not None and found.config.shimd.strict
     errors, warnings = _judge(found.problems, strict=strict)
     if errors or found.config is None:
-        raise _refusal(errors or warnings)
+        raise _refusal(errors or warnings, found.files)
     return Loaded(config=found.config, origin=found.origin, warnings=warnings, files=found.files)
 
 
@@ -101,7 +102,12 @@ def is_error(problem: Problem, *, strict: bool) -> bool:
     return strict if problem.unknown else problem.severity is Severity.ERROR
 
 
-def _refusal(errors: Sequence[str]) -> InvalidArgument:
+def see_check(files: Sequence[Path]) -> str:
+    """The words that send somebody to the whole list of complaints about the file that was read."""
+    return f"see `{' '.join(('kata-shimd config check', *(shlex.quote(str(path)) for path in files[:1])))}`"
+
+
+def _refusal(errors: Sequence[str], files: Sequence[Path]) -> InvalidArgument:
     shown = "; ".join(errors[:MAX_SHOWN])
     more = f"; and {len(errors) - MAX_SHOWN} more" if len(errors) > MAX_SHOWN else ""
-    return InvalidArgument("load configuration", "", shown + more, hint="see `kata-shimd config check`")
+    return InvalidArgument("load configuration", "", shown + more, hint=see_check(files))

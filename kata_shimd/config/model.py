@@ -37,6 +37,14 @@ class AgentTransport(StrEnum):
     VSOCK = "vsock"
 
 
+class AttachSetting(StrEnum):
+    """Whether root may have the daemon's interpreter: once ``kata-shimd attach`` has sent its signal, from the start, or never."""
+
+    SIGNAL = "signal"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class MachineType(StrEnum):
     Q35 = "q35"
 
@@ -203,7 +211,7 @@ class ShimdConfig:
     accelerator: AcceleratorSetting
     event_loop: EventLoop
     agent_transport: AgentTransport
-    attach: bool
+    attach: AttachSetting
     guest_dir: Path
     time_scale: float
     console_log_size_kib: int

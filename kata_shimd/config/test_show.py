@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from kata_shimd.config import cli, load
 from kata_shimd.config.show import as_json, as_toml
+from kata_shimd.errors import InvalidArgument
 
 KATA = Path(__file__).parent / "testdata" / "kata-qemu.toml"
 BODIES = {
@@ -159,3 +161,15 @@ def test_file_of_the_command_line_wins_over_the_environment(file, tmp_path, caps
     args = argparse.Namespace(config_verb="show", file=file, annotation=[], output="toml", origin=False)
     assert cli.run(args, env_path=tmp_path / "absent.toml") == 0
     assert capsys.readouterr().out.startswith(f"# {file}\n")
+
+
+def test_a_refusal_sends_to_the_check_of_the_very_file(tmp_path):
+    path = tmp_path / "my file.toml"
+    path.write_text("[hypervisor.qemu]\ndefault_vcpus = []\n")
+    with pytest.raises(InvalidArgument, match=re.escape(f"see `kata-shimd config check '{path}'`")):
+        load(path, b"", None, {})
+
+
+def test_an_absent_file_is_not_called_defaults(run, tmp_path):
+    _, said = run("check", str(tmp_path / "none.toml"))[:2]
+    assert "built-in defaults" not in said

@@ -8,7 +8,7 @@ from typing import Final
 
 from kata_shimd.config.host import Finding, check_host
 from kata_shimd.config.host import Verdict as HostVerdict
-from kata_shimd.config.load import is_error
+from kata_shimd.config.load import is_error, see_check
 from kata_shimd.debug.check import Row, Scene, Verdict
 
 CAP_SYS_ADMIN: Final = 21
@@ -39,12 +39,12 @@ def configuration(scene: Scene) -> Iterator[Row]:
     """Loading it, as a pod would; and who may write it."""
     config, problems = scene.config.config, scene.config.problems
     files = ", ".join(map(str, scene.config.files)) or "no file: built-in defaults"
-    strict = config is not None and config.shimd.strict
+    strict, see = config is not None and config.shimd.strict, see_check(scene.config.files)
     wrong = [str(problem) for problem in problems if is_error(problem, strict=strict)]
     if config is None or wrong:
-        yield Row("configuration", Verdict.FAIL, "; ".join(wrong) or files, "see `kata-shimd config check`")
+        yield Row("configuration", Verdict.FAIL, "; ".join(wrong) or files, see)
         return
-    advice = f"{len(problems)} warnings: see `kata-shimd config check`" if problems else ""
+    advice = f"{len(problems)} warning{'s' if len(problems) > 1 else ''}: {see}" if problems else ""
     yield Row("configuration", Verdict.PASS, files, advice)
     yield from (_row(found) for found in _findings(scene) if found.name == "configuration" and found.fix)
 

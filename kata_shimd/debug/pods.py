@@ -19,7 +19,7 @@ DAEMON: Final = "daemon"
 QEMU: Final = "qemu"
 _CONTAINER: Final = ledger.container_scope("")
 #: The events that say who the pod is; the others of a long journal need not be parsed for that.
-_WHO: Final = (b'"event":"daemon"', b'"event":"created"')
+_WHO: Final = (b'"event":"daemon"', b'"event":"created"', b'"event":"deleted"')
 
 
 class Phase(StrEnum):
@@ -51,7 +51,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """One pod. ``name`` is its hash; ``began_ns`` None when nothing tells."""
+    """One pod. ``name`` is its hash; ``began_ns`` None when nothing tells.
+
+    ``containers`` are those that it has, or ever had once it has ended; ``deleted`` those that a live one had.
+    """
 
     name: str
     run_dir: Path
@@ -61,6 +64,7 @@ class Pod:
     phase: Phase
     processes: tuple[Process, ...]
     containers: tuple[str, ...]
+    deleted: tuple[str, ...]
     began_ns: int | None
 
     @property
@@ -80,7 +84,7 @@ class Pod:
         return next((process for process in self.processes if process.what == what), None)
 
     def names(self) -> tuple[str, ...]:
-        return (self.sandbox_id, self.name, *self.containers)
+        return (self.sandbox_id, self.name, *self.containers, *self.deleted)
 
 
 def every(run_dir: Path) -> tuple[Pod, ...]:
@@ -112,6 +116,7 @@ def load(run_dir: Path, name: str) -> Pod:
     state = _ledger(run_dir / "pods" / name)
     who = list(_who(run_dir / "journal" / f"{name}.jsonl"))
     daemon: Mapping[str, Any] = next((event for event in reversed(who) if event["event"] == "daemon"), {})
+    containers, deleted = _containers(state, who)
     identity = state.opened if state is not None and state.opened else daemon
     return Pod(
         name=name,
@@ -121,7 +126,8 @@ def load(run_dir: Path, name: str) -> Pod:
         address=str(identity.get("address", "")),
         phase=_phase(state),
         processes=_processes(state),
-        containers=_containers(state, who),
+        containers=containers,
+        deleted=deleted,
         began_ns=_began(daemon, run_dir / "pods" / name),
     )
 
@@ -162,12 +168,18 @@ def _alive(pid: int, start: int | None) -> bool:
     return fields[0] not in (b"Z", b"X") and int(fields[19]) == start
 
 
-def _containers(state: ledger.State | None, who: list[Mapping[str, Any]]) -> tuple[str, ...]:
-    """In the order in which they were made."""
+def _containers(state: ledger.State | None, who: list[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """In the order in which they were made, those that are there and those that were deleted; of a pod that has ended, all."""
     scopes = (record.scope for record in state.live.values()) if state else ()
     recorded = (scope.removeprefix(_CONTAINER) for scope in scopes if scope.startswith(_CONTAINER))
-    created = (str(event.get("container", "")) for event in _since_daemon(who) if event["event"] == "created")
-    return tuple(dict.fromkeys(name for name in (*created, *recorded) if name))
+    #: Name → whether it is there; the same name may be used again.
+    there: dict[str, bool] = {}
+    for event in _since_daemon(who):
+        if event["event"] in ("created", "deleted") and not event.get("exec"):
+            there[str(event.get("container", ""))] = event["event"] == "created" or state is None
+    there |= dict.fromkeys(recorded, True)
+    there.pop("", None)
+    return tuple(name for name in there if there[name]), tuple(name for name in there if not there[name])
 
 
 def _since_daemon(who: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -209,4 +221,5 @@ def _entries(directory: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise HostFailed("list pods", str(directory), error.strerror or "", hint="run as root") from error
+        hint = "run as root" if isinstance(error, PermissionError) else "is --run-dir right?"
+        raise HostFailed("list pods", str(directory), error.strerror or "", hint=hint) from error

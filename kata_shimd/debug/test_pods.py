@@ -54,6 +54,17 @@ def test_containers_of_an_earlier_life_are_not_this_pods(tmp_path):
     assert pods.load(tmp_path, POD).containers == ()
 
 
+def test_a_deleted_container_is_not_listed_and_still_leads_to_its_pod(tmp_path):
+    write_ledger(tmp_path, *live_daemon(), RUNNING)
+    made = [event("created", container=name, pid=1) for name in ("c1", "c2", "c3")]
+    write_journal(
+        tmp_path, [*BOOTED, *made, event("deleted", container="c1"), event("deleted", container="c2", exec="e")]
+    )
+    pod = pods.load(tmp_path, POD)
+    assert (pod.containers, pod.deleted) == (("c2", "c3"), ("c1",))
+    assert pods.find(tmp_path, "c1") == pod
+
+
 @pytest.mark.parametrize("name", ["sandbox-1", "sand", "c1", POD, POD[:6]])
 def test_found_by_any_name_or_its_beginning(tmp_path, name):
     write_journal(tmp_path, [DAEMON, event("created", container="c1", pid=1)])

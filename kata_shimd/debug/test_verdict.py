@@ -134,6 +134,19 @@ CASES = {
 }
 
 
+def test_a_channel_that_ended_before_we_ended_the_vm_is_the_agents_loss():
+    """Create failed for it, so containerd gave the pod up before the watch had spoken."""
+    lost = event("channel-lost", error="the channel to the guest is lost")
+    story = [*RAN, lost, *end("QEMU was asked to quit", "0", expected=True), ENDED]
+    assert judge(tell(as_read(story), live=False)).rule == "agent-lost"
+
+
+def test_a_channel_that_went_with_its_vm_is_not_blamed():
+    lost = event("channel-lost", error="the channel to the guest is lost")
+    story = [*RAN, lost, *end("QEMU was killed by SIGKILL", "-9"), ENDED]
+    assert judge(tell(as_read(story), live=False)).rule == "qemu-killed"
+
+
 def test_every_rule_has_a_case():
     assert list(CASES) == [rule.name for rule in RULES]
 

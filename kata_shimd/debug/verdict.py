@@ -116,9 +116,18 @@ def _kill_escalated(story: Story) -> str:
 
 
 def _agent(story: Story) -> str:
-    if (entry := story.last("agent-lost")) is None:
+    entry = story.last("agent-lost") or _channel_lost(story)
+    if entry is None:
         return ""
     return f"The agent in the guest was lost, so the VM was ended: {_cut(entry.text('error'))}."
+
+
+def _channel_lost(story: Story) -> Entry | None:
+    """The channel ended, and then we ended the VM; one that ends by itself takes its channel along."""
+    end = story.last("vm-ended")
+    if end is None or end.fields.get("expected") is not True:
+        return None
+    return story.before(end, "channel-lost")
 
 
 def _vm(story: Story) -> str:

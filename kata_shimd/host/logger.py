@@ -1,11 +1,13 @@
 """Logging binaries: ``binary:///path?key=value`` starts a program that takes a container's output (`containerd.md` §5).
 
 It gets stdout's pipe at fd 3, stderr's at fd 4, and at fd 5 a pipe to close when it is ready; of the environment only
-CONTAINER_ID and CONTAINER_NAMESPACE. It ends at the end of its input; one that does not is ended with its container.
+CONTAINER_ID and CONTAINER_NAMESPACE. It ends at the end of its input, and its container's Delete waits a little for that; one
+that does not end is ended with its container.
 """
 
 import asyncio
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,8 +22,12 @@ from kata_shimd.host.process import Gate, Process, spawn
 from kata_shimd.host.stdio import PipeSink, readable
 from kata_shimd.ledger import Ledger, container_scope
 
+_log = logging.getLogger(__name__)
+
 #: How long containerd's own shim waits between SIGTERM and SIGKILL.
 GRACE_MS: Final = 12_000
+#: How long a Delete waits for a logger to take what is left in its pipes.
+LAST_WORDS: Final = 2.0
 #: Descriptors we hand on are kept clear of the numbers the logger expects.
 _CLEAR: Final = 16
 
@@ -31,6 +37,7 @@ class Loggers:
 
     def __init__(self, ledger: Ledger, gate: Gate, namespace: str, *, ready_seconds: float) -> None:
         self._ledger, self._gate, self._namespace, self._ready = ledger, gate, namespace, ready_seconds
+        self._running: dict[str, list[Process]] = {}
 
     async def start(self, container_id: str, uri: str) -> tuple[PipeSink, PipeSink]:
         """Start the program of ``uri``; the pipes to write stdout and stderr to.
@@ -53,7 +60,22 @@ class Loggers:
                 raise
             finally:
                 os.close(ready.read)
+        self._remember(container_id, process)
         return PipeSink(out.write), PipeSink(err.write)
+
+    def _remember(self, container_id: str, process: Process) -> None:
+        alive = [other for other in self._running.get(container_id, ()) if other.returncode is None]
+        self._running[container_id] = [*alive, process]
+
+    async def settle(self, container_id: str) -> None:
+        """The pipes of a container's loggers are closed: wait until they have ended, at most `LAST_WORDS`."""
+        running = self._running.pop(container_id, [])
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                for process in running:
+                    await process.wait()
+        except TimeoutError:
+            _log.warning("%s: its logger does not end at the end of its input", container_id)
 
     def _spawn(self, container_id: str, argv: list[str], fds: tuple[int, int, int]) -> Process:
         return spawn(

@@ -9,6 +9,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -79,8 +80,8 @@ class FileSink:
 
     def __init__(self, path: Path) -> None:
         try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            _make_directory(path.parent)
+            self._fd = _append_to(path)
         except OSError as error:
             raise InvalidArgument("open stdio", str(path), error.strerror or "cannot be opened") from error
 
@@ -98,14 +99,40 @@ class FileSink:
 AnySink = PipeSink | FileSink
 
 
+def _make_directory(path: Path) -> None:
+    """With its parents, each of them 0755: the daemon's umask is not for files that others read."""
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    with suppress(FileExistsError):
+        path.mkdir()
+        path.chmod(0o755)
+
+
+def _append_to(path: Path) -> int:
+    """A descriptor; a new file is 0644, one that is there keeps its mode. A FIFO without a reader is an error, not a wait."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return os.open(path, flags)
+    os.fchmod(fd, 0o644)
+    return fd
+
+
 class HostStreams:
     """Opens what containerd names: a path or ``fifo://`` is a FIFO, ``file://`` a file, ``binary://`` a logger's pipes.
 
-    ``start_logger`` starts the program of a ``binary://`` URI for a container, and gives its stdout and stderr pipes.
+    ``start_logger`` starts the program of a ``binary://`` URI for a container, and gives its stdout and stderr pipes;
+    ``settle_loggers`` waits for the ends of a container's.
     """
 
-    def __init__(self, start_logger: Callable[[str, str], Awaitable[tuple[PipeSink, PipeSink]]]) -> None:
-        self._start_logger = start_logger
+    def __init__(
+        self,
+        start_logger: Callable[[str, str], Awaitable[tuple[PipeSink, PipeSink]]],
+        settle_loggers: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._start_logger, self._settle_loggers = start_logger, settle_loggers
 
     def open_source(self, uri: str) -> FifoSource | None:
         return FifoSource(_path(uri)) if uri else None
@@ -119,6 +146,9 @@ class HostStreams:
                 return FileSink(_path(stdout)), FileSink(_path(stdout))
             case _:
                 return _sink(stdout), _sink(stderr)
+
+    async def settle(self, container_id: str) -> None:
+        await self._settle_loggers(container_id)
 
 
 def _sink(uri: str) -> FifoSink | None:

@@ -1,9 +1,12 @@
 """The command of a logging binary's URI."""
 
+import asyncio
+
 import pytest
 
 from kata_shimd.errors import InvalidArgument
-from kata_shimd.host.logger import arguments
+from kata_shimd.host import logger
+from kata_shimd.host.logger import Loggers, arguments
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,46 @@ def test_path_and_query_become_words(uri, argv):
 def test_no_absolute_path_is_refused(uri):
     with pytest.raises(InvalidArgument, match="no absolute path"):
         arguments(uri)
+
+
+class Running:
+    """A logger that has been started."""
+
+    returncode = None
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def wait(self):
+        await self.ended.wait()
+
+
+@pytest.fixture
+def loggers():
+    return Loggers(None, None, "ns", ready_seconds=1)
+
+
+async def test_delete_waits_for_the_ends_of_its_own_loggers(loggers):
+    mine, other = Running(), Running()
+    loggers._remember("c1", mine)
+    loggers._remember("c2", other)
+    async with asyncio.TaskGroup() as group:
+        settling = group.create_task(loggers.settle("c1"))
+        await asyncio.sleep(0)
+        assert not settling.done()
+        mine.ended.set()
+
+
+async def test_a_logger_that_does_not_end_is_not_waited_for_any_longer(loggers, monkeypatch):
+    monkeypatch.setattr(logger, "LAST_WORDS", 0.01)
+    loggers._remember("c1", Running())
+    await asyncio.wait_for(loggers.settle("c1"), 1)
+    await asyncio.wait_for(loggers.settle("c1"), 1)
+
+
+async def test_loggers_that_have_ended_are_forgotten(loggers):
+    for _ in range(100):
+        ended = Running()
+        loggers._remember("c1", ended)
+        ended.returncode = 0
+    assert len(loggers._running["c1"]) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 import threading
 from pathlib import Path
 
@@ -16,7 +17,11 @@ async def no_logger(_container_id, uri):
     return ("logger of", uri)
 
 
-STREAMS = HostStreams(no_logger)
+async def no_loggers(_container_id):
+    pass
+
+
+STREAMS = HostStreams(no_logger, no_loggers)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -123,6 +128,27 @@ def test_closing_leaves_no_fd(run, fifo):
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
     run(work())
+
+
+async def test_a_file_is_readable_whatever_the_umask_and_one_that_is_there_stays_as_it_is(tmp_path):
+    """The daemon's umask is 077; log collectors are not root."""
+    made, there = tmp_path / "a" / "b" / "log", tmp_path / "there"
+    there.touch(mode=0o600)
+    before = os.umask(0o077)
+    try:
+        for path in (made, made, there):
+            for sink in await STREAMS.open_sinks("c", f"file://{path}", ""):
+                sink.close()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (made, made.parent, made.parent.parent, there)]
+    assert modes == [0o644, 0o755, 0o755, 0o600]
+
+
+async def test_a_fifo_as_a_file_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InvalidArgument, match="fifo"):
+        await STREAMS.open_sinks("c", f"file://{tmp_path}/fifo", "")
 
 
 async def test_file_uri_takes_both_streams(tmp_path):

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ class Container:
         self.init.pid = pid
         self.execs: dict[str, Process] = {}
         self._exec_specs: dict[str, Mapping[str, Any]] = {}
+        #: Of the spec's resources, what its control group has by the file's name.
+        self.unified: Mapping[str, Any] = {}
         #: The last counters of the guest's; Stats answers them after the end.
         self.last_stats: Any = None
 
@@ -164,10 +167,22 @@ class Container:
     # --- ends ----------------------------------------------------------------------------------------------------
 
     async def kill(self, process: Process, number: int, *, everyone: bool) -> None:
-        """Signal a process; init's signals go the whole way to its group when ``everyone`` (`kata.md` §2.4)."""
-        await process.signal(number, everyone=everyone)
+        """Signal a process; of a container's init every exec too when ``everyone``.
+
+        To the agent no exec id is the whole container with SIGKILL, and init alone with any other signal (`kata.md` §2.4).
+        """
+        await process.signal(number)
+        if everyone and process is self.init and number != SIGKILL:
+            await self._signal_execs(number)
         if process.life.state is State.CREATED:
             process.follow(self._group, self._process_exited)
+
+    async def _signal_execs(self, number: int) -> None:
+        for process in [
+            one for one in self.execs.values() if not one.life.ended and one.life.state is not State.CREATED
+        ]:
+            with suppress(NotFound):  # it ends just now
+                await process.signal(number)
 
     async def _process_exited(self, process: Process, exit_: Exit) -> None:
         if process is self.init:

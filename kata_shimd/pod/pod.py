@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,8 @@ class Pod:
         self.vm_exit: VmExit | None = None
         self.stopping = asyncio.Event()
         self._vm_ended = asyncio.Event()
-        self._created_once = asyncio.Event()
+        self._created_once = False
+        self._expiry: asyncio.TimerHandle | None = None
         self._main = ""
         self._ending = False
         self._stop: asyncio.Task[None] | None = None
@@ -77,7 +79,7 @@ class Pod:
     def begin(self) -> None:
         """Begin the boot, and with it everything that watches the VM."""
         self._boot = self._group.create_task(self._live(), name="vm")
-        self._group.create_task(self._expire(), name="no create")
+        self._expire_after(self._budgets.create_wait)
 
     async def _live(self) -> None:
         try:
@@ -104,14 +106,15 @@ class Pod:
             container.lose(Exit(LOST, end.at_ns))
         self._vm_ended.set()
 
-    async def _expire(self) -> None:
+    def _expire_after(self, seconds: float) -> None:
         """A pod nobody creates anything in removes itself."""
-        wait = self._created_once.wait()
-        try:
-            async with asyncio.timeout(self._budgets.create_wait):
-                await wait
-        except TimeoutError:
-            self._note("expired", seconds=self._budgets.create_wait)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(seconds, self._expire, seconds)
+
+    def _expire(self, seconds: float) -> None:
+        if not self._created_once:
+            self._note("expired", seconds=seconds)
             self.stop()
 
     async def booted(self) -> tuple[Vm, Agent]:
@@ -145,7 +148,7 @@ class Pod:
         :returns: QEMU's pid
         :raises AlreadyExists, InvalidArgument, VmFailed, HostFailed, AgentRefused: with step, object, cause
         """
-        self._created_once.set()
+        self._created_once = True
         self._check_new(request.container_id)
         self._creating.add(request.container_id)
         try:
@@ -185,6 +188,7 @@ class Pod:
         guest = oci.for_guest(spec, request.container_id, plan, seccomp=self._guest_seccomp)
         vm, agent = await self.booted()
         container = self._container(request, vm, agent)
+        container.unified = oci.unified((spec.get("linux") or {}).get("resources") or {})
         try:
             await container.init.open_streams(self._south.streams)
             await self._share(request.container_id, plan)
@@ -193,10 +197,25 @@ class Pod:
             )
             if container.id in self._unwanted:
                 raise Unavailable("create container", container.id, "containerd has gone, or given it up, meanwhile")
-        except BaseException:
+        except BaseException as error:
             await self._undo_create(container)
+            if isinstance(error, Unavailable) and container.id not in self._unwanted:
+                await self._blame_vm(container.id, error)
             raise
         return container
+
+    async def _blame_vm(self, container_id: str, error: Unavailable) -> None:
+        """The channel goes with the VM, and is seen to go first: of a VM that ends now, its end is the cause.
+
+        Half as long as `Watch` waits for the same, or a VM that is ended for its agent would be blamed.
+
+        :raises VmFailed: that cause, instead of an ``error`` which only says that the agent was not reached
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._budgets.follows / 2):
+                await self._vm_ended.wait()
+        if self.vm_exit is not None and not self._ending:
+            raise VmFailed("create container", container_id, self.vm_exit.cause, hint="see kata-shimd why") from error
 
     def _check_kind(self, container_id: str, kind: oci.Kind) -> None:
         """Exactly one container makes the pod, the first; the others say they belong to it."""
@@ -241,6 +260,7 @@ class Pod:
             container.init.life.check(Do.DELETE)
             container.end_unstarted()
             await container.finish()
+            await self._south.streams.settle(container_id)
             if self.vm_exit is None and not self._is_last(container):
                 await container.remove_from_guest()
             await self._south.host.undo_container(container_id)
@@ -273,7 +293,7 @@ class Pod:
         process = container.process(exec_id)
         said = "the agent sent SIGKILL, and the process lives on"
         try:
-            await container.kill(process, number, everyone=everyone or not exec_id)
+            await container.kill(process, number, everyone=everyone)
         except ShimError as error:
             if number != SIGKILL or process.life.ended or (exec_id and not is_gone(error)):
                 raise
@@ -319,10 +339,12 @@ class Pod:
 
         :raises FailedPrecondition: it has ended
         """
-        if self.container(container_id).init.life.ended:
+        container = self.container(container_id)
+        if container.init.life.ended:
             raise FailedPrecondition("update", container_id, "it is stopped")
         _, agent = await self.booted()
-        await agent.update_container(container_id, oci.resources_for_guest(resources))
+        changes = oci.changes(resources, container.unified)
+        await agent.update_container(container_id, oci.resources_for_guest(changes))
 
     async def stats(self, container_id: str) -> Any:
         """The guest's counters; for a container that has ended, the last that were taken (`containerd.md` §2.5)."""
@@ -338,13 +360,18 @@ class Pod:
     async def abandon(self, container_id: str) -> None:
         """containerd has given the container up: end and remove it, and the pod with its last one.
 
-        One that is still being created is undone when it is: nobody would ever learn of it (`users.md` §1, 5).
+        One that is still being created is undone when it is: nobody would ever learn of it (`users.md` §1, 5). One that never
+        was, because its Create failed or did not come, ends a pod that has nothing else.
         """
         if container_id in self._creating:
             self._note("abandoned", container=container_id)
             self._unwanted.add(container_id)
             return
         if container_id not in self.containers:
+            if self._created_once:
+                self.shutdown()
+            else:  # not at once: a `delete` for an earlier pod of this name may come late
+                self._expire_after(self._budgets.abandoned_wait)
             return
         self._note("abandoned", container=container_id)
         container = self.containers[container_id]
@@ -402,10 +429,16 @@ class Pod:
         return True
 
     def stop(self) -> None:
-        """The pod ends. It is on record before anyone is told, for `delete` follows on the heels of Shutdown's reply."""
-        if not self.stopping.is_set():
+        """The pod ends. It is on record before anyone is told, for `delete` follows on the heels of Shutdown's reply; a record that
+        cannot be written, because the disk is full, does not keep it alive.
+        """
+        if self.stopping.is_set():
+            return
+        try:
             self._on_stopping()
-            self.stopping.set()
+        except ShimError as error:
+            self._note("stop-not-recorded", error=str(error))
+        self.stopping.set()
 
     def report(self) -> Mapping[str, Any]:
         """What there is, for people: the REPL, `why`, logs."""

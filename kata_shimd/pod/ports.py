@@ -151,6 +151,10 @@ class Streams(Protocol):
 
     async def open_sinks(self, container_id: str, stdout: str, stderr: str) -> tuple[Sink | None, Sink | None]: ...
 
+    async def settle(self, container_id: str) -> None:
+        """Every sink of the container is closed: let what reads them come to its end, for a while. Never fails."""
+        ...
+
 
 class Publisher(Protocol):
     """One ordered queue of events; never blocks and never fails."""

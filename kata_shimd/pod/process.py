@@ -36,6 +36,8 @@ class Budgets:
     last_stats: float = 1.0
     stop: float = 3.0
     create_wait: float = 60.0
+    #: As `create_wait`, once `delete` was run; a Create that is on its way all the same needs no guest to arrive.
+    abandoned_wait: float = 5.0
     health_interval: float = 5.0
     follows: float = 1.0
 
@@ -188,7 +190,7 @@ class Process:
 
     # --- verbs ---------------------------------------------------------------------------------------------------
 
-    async def signal(self, number: int, *, everyone: bool) -> None:
+    async def signal(self, number: int) -> None:
         """Send a signal through the agent.
 
         :raises NotFound: it has ended
@@ -200,7 +202,7 @@ class Process:
             raise FailedPrecondition("kill", self.life.name, "the exec has not been started")
         try:
             async with asyncio.timeout(self._budgets.kill):
-                await self._agent.signal_process(self.container_id, "" if everyone else self.exec_id, number)
+                await self._agent.signal_process(self.container_id, self.exec_id, number)
         except TimeoutError as error:
             raise DeadlineExceeded("kill", self.life.name, "the agent did not answer in time") from error
         except AgentRefused as error:

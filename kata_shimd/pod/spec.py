@@ -67,10 +67,11 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
 #: A type, the shape of every item of a list in brackets, or the shapes of an object's parts.
 Shape = type | list[Any] | dict[str, Any]
 
-_RESOURCES: Final[Shape] = {"cpu": dict}
+_RESOURCES: Final[Shape] = {"cpu": dict, "unified": dict}
 #: What is looked at here or in `storage`; all else is for `agent.oci` to judge. Any part may be absent or null.
 _SPEC: Final[Shape] = {
     "hostname": str,
+    "domainname": str,
     "process": dict,
     "root": {"path": str},
     "mounts": [{"destination": str, "source": str, "type": str, "options": [str]}],
@@ -80,6 +81,7 @@ _SPEC: Final[Shape] = {
         "namespaces": [{"type": str, "path": str}],
         "resources": _RESOURCES,
         "cgroupsPath": str,
+        "sysctl": dict,
     },
 }
 
@@ -178,16 +180,24 @@ def dns(spec: Mapping[str, Any]) -> tuple[str, ...]:
 def for_guest(spec: Mapping[str, Any], container_id: str, plan: storage.Plan, *, seccomp: bool) -> dict[str, Any]:
     """The spec as the agent gets it: guest paths, the guest's namespaces and devices, no host identity.
 
-    :raises Unimplemented: it asks for a user namespace's id mapping, which the guest cannot give
+    :raises Unimplemented: it asks for a user namespace's id mapping, which the guest cannot give, or for hooks
     """
     guest = dict(spec)
-    guest.pop("hooks", None)  # they are the host's to run (`kata.md` §10.1)
+    _refuse_hooks(guest.pop("hooks", None) or {}, container_id)
     guest["root"] = {**(spec.get("root") or {}), "path": storage.guest_rootfs(container_id)}
     guest["mounts"] = list(plan.mounts)
     if spec.get("process") is not None:
         guest["process"] = process_for_guest(spec["process"])
     guest["linux"] = _linux(spec.get("linux") or {}, container_id, seccomp=seccomp)
+    if domain := guest.pop("domainname", None):
+        guest["linux"]["sysctl"] = {**(guest["linux"].get("sysctl") or {}), "kernel.domainname": str(domain)}
     return guest
+
+
+def _refuse_hooks(hooks: Mapping[str, Any], container_id: str) -> None:
+    """They are programs of the host (`kata.md` §10.1), which nobody runs here."""
+    if named := sorted(str(kind) for kind, listed in hooks.items() if listed):
+        raise Unimplemented("create container", container_id, f"hooks ({', '.join(named)})", hint="run it without")
 
 
 def process_for_guest(process: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +227,17 @@ def resources_for_guest(resources: Mapping[str, Any]) -> dict[str, Any]:
     if cpu := resources.get("cpu"):
         guest["cpu"] = {key: value for key, value in cpu.items() if key not in ("cpus", "mems")}
     return guest
+
+
+def unified(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Files of the control group and what to write to them."""
+    return dict(resources.get("unified") or {})
+
+
+def changes(resources: Mapping[str, Any], settled: Mapping[str, Any]) -> dict[str, Any]:
+    """An Update's resources without what its client only repeats from the container's spec; the agent could not be told it."""
+    news = {name: value for name, value in unified(resources).items() if settled.get(name) != value}
+    return {**resources, "unified": news}
 
 
 def cgroups_path(path: str, container_id: str) -> str:

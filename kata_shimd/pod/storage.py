@@ -3,18 +3,25 @@
 A pure plan: from the OCI spec and the rootfs mounts to a list of shares. The host carries it out.
 """
 
+import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from kata_shimd.errors import InvalidArgument
-from kata_shimd.pod.values import Mount
+from kata_shimd.pod.values import GuestStorage, Mount
 
 #: Where the guest mounts the shared directory (Kata's path, so that Kata's agent finds the same).
 GUEST_SHARED: Final = PurePosixPath("/run/kata-containers/shared/containers")
 GUEST_SHM: Final = PurePosixPath("/run/kata-containers/sandbox/shm")
+SHM: Final = "/dev/shm"
+#: Bytes, where the host made none.
+DEFAULT_SHM: Final = 64 << 20
 
+#: The guest cannot tell a mount below a shared directory from the directory: one that is read-only is so throughout.
+_READ_ONLY: Final = frozenset({"ro", "rro"})
 #: The guest makes these itself; a host directory there would show the host.
 _GUEST_OWN: Final = ("/proc", "/sys", "/dev/pts", "/dev/mqueue")
 
@@ -63,12 +70,32 @@ def plan(container_id: str, bundle: Path, spec: dict[str, Any], rootfs: tuple[Mo
     return Plan(_plan_rootfs(bundle, spec, rootfs), tuple(shares), tuple(mounts))
 
 
+def shm(spec: Mapping[str, Any]) -> GuestStorage:
+    """The pod's shared memory, which its containers find at /dev/shm: as large as the one the host made for the pod."""
+    sources = [str(mount.get("source", "")) for mount in spec.get("mounts") or () if mount.get("destination") == SHM]
+    size = next((size for source in reversed(sources) if (size := _tmpfs_size(source))), DEFAULT_SHM)
+    options = ("noexec", "nosuid", "nodev", "mode=1777", f"size={size}")
+    return GuestStorage("ephemeral", "shm", "tmpfs", str(GUEST_SHM), options)
+
+
+def _tmpfs_size(path: str) -> int:
+    """Bytes of the file system mounted at ``path``; 0 when it is no mount point, so only a part of something larger."""
+    if not os.path.ismount(path):
+        return 0
+    found = os.statvfs(path)
+    return found.f_blocks * found.f_frsize
+
+
 def _plan_rootfs(bundle: Path, spec: dict[str, Any], rootfs: tuple[Mount, ...]) -> RootfsShare:
     if rootfs:
         return RootfsShare(rootfs)
     path = Path((spec.get("root") or {}).get("path") or "rootfs")
     path = path if path.is_absolute() else bundle / path
-    if not path.is_dir():
+    try:
+        found = path.is_dir()
+    except OSError as error:
+        raise InvalidArgument("share rootfs", str(path), error.strerror or "cannot be looked at") from error
+    if not found:
         raise InvalidArgument(
             "share rootfs", str(path), "no such directory", hint="give the task rootfs mounts, or an existing root.path"
         )
@@ -82,13 +109,13 @@ def _plan_mount(container_id: str, index: int, mount: dict[str, Any]) -> tuple[S
         raise InvalidArgument("read config.json", "mounts", f"destination {destination!r} is not absolute")
     if not is_bind(mount) or _is_guest_own(destination):
         return None, mount
-    if destination == "/dev/shm":
+    if destination == SHM:
         return None, {**mount, "type": "bind", "source": str(GUEST_SHM), "options": ["rbind"]}
     if _is_device(source):
         return None, mount
     resolved = _resolve(source)
     name = f"{index}-{resolved.name or 'root'}"
-    share = Share(resolved, name, readonly="ro" in options)
+    share = Share(resolved, name, readonly=not _READ_ONLY.isdisjoint(options))
     return share, {**mount, "type": "bind", "source": str(GUEST_SHARED / container_id / "mounts" / name)}
 
 

@@ -19,7 +19,7 @@ from kata_shimd.pod import events, testing
 from kata_shimd.pod.conftest import BUDGETS
 from kata_shimd.pod.lifecycle import State
 from kata_shimd.pod.process import Budgets
-from kata_shimd.pod.values import Exit, Stdio
+from kata_shimd.pod.values import CreateSpec, Exit, Stdio
 
 
 async def test_life_of_one_container_tells_its_events_in_order(world):
@@ -119,6 +119,30 @@ async def test_an_agent_that_goes_with_its_vm_is_not_blamed(world):
         assert "agent-lost" not in w.notes
 
 
+async def test_a_channel_that_ends_is_told_even_if_the_pod_is_stopped_for_it(world):
+    async with world() as w:
+        await w.running()
+        w.guest.die()
+        await testing.until(lambda: "channel-lost" in w.notes)
+        await w.pod.stop_vm()
+
+
+async def test_a_create_whose_vm_ends_names_that_end(world):
+    async with world() as w:
+        w.guest.silent.add("create_container")
+
+        async def create() -> None:
+            with pytest.raises(VmFailed, match="virtiofsd ended with status -9"):
+                await w.create("c1")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(create())
+            await testing.until(lambda: ("create_container", "c1") in w.guest.calls)
+            w.guest.die()
+            await asyncio.sleep(0)
+            w.starter.machine.end("virtiofsd ended with status -9")
+
+
 async def test_boot_failure_is_remembered_and_answered_by_create(world):
     async with world(begin=False) as w:
         w.starter.error = VmFailed("boot VM", "q35", "no kernel", hint="build a guest")
@@ -189,6 +213,31 @@ async def test_kill_goes_to_the_guest_and_after_the_end_is_not_found(world):
         assert (await w.pod.container("c1").init.wait()).status == 143
         with pytest.raises(NotFound):
             await w.pod.kill("c1", "", 9, everyone=True)
+
+
+async def test_kill_of_everyone_reaches_every_exec_with_any_signal(world):
+    """The agent's own rule sends all but SIGKILL to init alone (`kata.md` §2.4); runc's shim sends it to all."""
+    async with world() as w:
+        await w.running()
+        for exec_id in ("e1", "e2", "e3"):
+            await w.exec(exec_id)
+        await w.pod.start("c1", "e1")
+        await w.pod.start("c1", "e2")
+        w.guest.process("c1", "e2").end(0)
+        await w.pod.kill("c1", "", 10, everyone=True)
+        sent = [call[1:] for call in w.guest.calls if call[0] == "signal_process"]
+        assert ("c1", "", "10") in sent and ("c1", "e1", "10") in sent
+        assert "e3" not in {exec_id for _, exec_id, _ in sent}, "it has not been started"
+
+
+async def test_everyone_of_an_exec_is_the_exec(world):
+    async with world() as w:
+        await w.running()
+        await w.exec()
+        await w.pod.start("c1", "e1")
+        await w.pod.kill("c1", "e1", 9, everyone=True)
+        assert (await w.pod.container("c1").process("e1").wait()).status == 137
+        assert not w.guest.process("c1").status.done()
 
 
 async def test_kill_of_a_created_container_ends_it(world):
@@ -336,6 +385,18 @@ async def test_pod_ends_with_the_container_that_made_it(world):
         await w.starter.machine.wait()
 
 
+async def test_a_stop_that_cannot_be_recorded_is_a_stop(world):
+    async with world() as w:
+
+        def full() -> None:
+            raise HostFailed("write ledger", "pod", "No space left on device")
+
+        w.on_stopping = full
+        assert w.pod.shutdown()
+        assert w.pod.stopping.is_set()
+        assert "stop-not-recorded" in w.notes
+
+
 async def test_shutdown_is_a_hint_while_containers_are_left(world):
     async with world() as w:
         await w.create()
@@ -370,6 +431,50 @@ async def test_abandoned_container_is_ended_and_removed(world):
         await w.pod.abandon("c1")
         assert w.pod.containers == {}
         assert w.pod.stopping.is_set()
+
+
+async def test_abandoned_before_its_create_the_pod_waits_only_a_moment(world):
+    async with world(Budgets(abandoned_wait=0.01)) as w:
+        await w.pod.abandon("c1")
+        assert not w.pod.stopping.is_set()
+        await asyncio.wait_for(w.pod.stopping.wait(), 5)
+
+
+async def test_a_create_that_comes_after_all_is_none_the_worse(world):
+    """containerd's `delete` of an earlier pod of this name may come late."""
+    async with world(Budgets(abandoned_wait=0.05)) as w:
+        await w.pod.abandon("c1")
+        await w.running()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(w.pod.stopping.wait(), 0.2)
+
+
+async def test_abandoned_after_its_create_failed_the_pod_ends(world):
+    async with world() as w:
+        with pytest.raises(InvalidArgument):
+            await w.pod.create(CreateSpec("c1", w.tmp / "no-bundle", (), Stdio()))
+        await w.pod.abandon("c1")
+        assert w.pod.stopping.is_set()
+
+
+async def test_a_container_that_never_was_does_not_end_others(world):
+    async with world() as w:
+        await w.running()
+        await w.pod.abandon("c2")
+        assert not w.pod.stopping.is_set()
+
+
+async def test_what_reads_the_output_may_end_before_it_is_undone(world):
+    """A logger ends at the end of its input, so that is given first; to be undone is to be killed."""
+    async with world() as w:
+        await w.running(stdio=Stdio(stdout="out", stderr="err"))
+        w.guest.process("c1").end(0)
+        await w.pod.container("c1").init.wait()
+        w.files.fail["undo"] = HostFailed("undo", "mount", "busy")
+        with pytest.raises(HostFailed):
+            await w.pod.delete("c1")
+        assert w.streams.settled == [("c1", [True, True])]
+        del w.files.fail["undo"]
 
 
 async def test_failed_undo_keeps_the_container_for_another_delete(world):

@@ -102,7 +102,7 @@ def test_guest_gets_its_own_paths_namespaces_and_no_host_labels():
     value = {
         "process": PROCESS,
         "root": {"path": "rootfs", "readonly": True},
-        "hooks": {"prestart": [{"path": "/x"}]},
+        "hooks": {"prestart": []},
         "linux": {
             "mountLabel": "m",
             "cgroupsPath": "/a/b",
@@ -114,7 +114,24 @@ def test_guest_gets_its_own_paths_namespaces_and_no_host_labels():
     assert "hooks" not in made and "mountLabel" not in made["linux"]
     assert [n["type"] for n in made["linux"]["namespaces"]] == ["pid", "mount", "ipc", "uts"]
     assert made["process"] == {"args": ["sh"], "cwd": "/", "capabilities": {"bounding": ["X"]}}
-    assert value["hooks"], "the caller's spec is not changed"
+    assert "hooks" in value, "the caller's spec is not changed"
+
+
+def test_hooks_are_refused_by_name():
+    with pytest.raises(Unimplemented, match=r"hooks \(poststop, prestart\)"):
+        guest({"hooks": {"prestart": [{"path": "/x"}], "poststop": [{"path": "/y"}], "poststart": []}})
+
+
+def test_the_domain_name_becomes_a_setting_of_the_kernel():
+    made = guest({"domainname": "example.org", "linux": {"sysctl": {"kernel.msgmax": "1"}}})
+    assert "domainname" not in made
+    assert made["linux"]["sysctl"] == {"kernel.msgmax": "1", "kernel.domainname": "example.org"}
+
+
+def test_an_update_repeats_of_the_unified_files_only_what_changes():
+    repeated = {"unified": {"memory.oom.group": "1", "memory.high": "5"}, "pids": {"limit": 1}}
+    made = spec.changes(repeated, {"memory.oom.group": "1", "memory.high": "4"})
+    assert made == {"unified": {"memory.high": "5"}, "pids": {"limit": 1}}
 
 
 def test_a_shared_pid_namespace_is_the_pods():

@@ -1,5 +1,8 @@
 """The storage plan: what is shared, and where the guest finds it."""
 
+import errno
+import os
+
 import pytest
 
 from kata_shimd.errors import InvalidArgument
@@ -29,6 +32,17 @@ def test_without_mounts_the_root_path_is_bound(tmp_path, absolute):
 def test_missing_rootfs_is_refused(tmp_path):
     with pytest.raises(InvalidArgument, match="no such directory"):
         plan(tmp_path, rootfs=())
+
+
+def test_rootfs_that_may_not_be_looked_at_is_refused(tmp_path, monkeypatch):
+    """Found by fuzzing: the namespace of a process of somebody else's, which even root may be denied."""
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(storage.Path, "is_dir", denied)
+    with pytest.raises(InvalidArgument, match="/proc/1/ns/pid: Permission denied"):
+        plan(tmp_path, rootfs=(), root={"path": "/proc/1/ns/pid"})
 
 
 def test_bind_mounts_are_shared_and_their_source_becomes_the_guests(tmp_path):
@@ -89,3 +103,24 @@ def test_missing_source_is_named(tmp_path):
 def test_relative_destination_is_refused(tmp_path):
     with pytest.raises(InvalidArgument, match="not absolute"):
         plan(tmp_path, {"type": "bind", "destination": "a", "source": "/tmp"})
+
+
+def test_shared_memory_has_the_size_that_the_host_gave_the_pod():
+    found = os.statvfs("/dev/shm")
+    made = storage.shm({"mounts": [{"destination": "/dev/shm", "source": "/dev/shm", "type": "bind"}]})
+    assert f"size={found.f_blocks * found.f_frsize}" in made.options
+    assert (made.driver, made.mount_point) == ("ephemeral", "/run/kata-containers/sandbox/shm")
+
+
+@pytest.mark.parametrize("mounts", [[], [{"destination": "/dev/shm", "source": "shm", "type": "tmpfs"}], [{}]])
+def test_shared_memory_without_a_mount_of_the_hosts(mounts):
+    """A directory that is no mount would show the size of the whole disk."""
+    assert f"size={64 << 20}" in storage.shm({"mounts": mounts}).options
+    assert "mode=1777" in storage.shm({"mounts": [{"destination": "/dev/shm", "source": "/usr"}]}).options
+
+
+@pytest.mark.parametrize(("option", "readonly"), [("ro", True), ("rro", True), ("rw", False)])
+def test_a_share_is_read_only_in_either_way(tmp_path, option, readonly):
+    bind = {"type": "bind", "destination": "/data", "source": str(tmp_path), "options": ["rbind", option]}
+    (share,) = plan(tmp_path, bind).shares
+    assert share.readonly is readonly

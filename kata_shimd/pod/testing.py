@@ -274,6 +274,8 @@ class Streams:
     def __init__(self) -> None:
         self.sources: dict[str, MemorySource] = {}
         self.sinks: dict[str, MemorySink] = {}
+        #: Containers, with which of the sinks were closed then.
+        self.settled: list[tuple[str, list[bool]]] = []
 
     def open_source(self, uri: str) -> MemorySource | None:
         return self.sources.setdefault(uri, MemorySource()) if uri else None
@@ -282,6 +284,9 @@ class Streams:
         self, container_id: str, stdout: str, stderr: str
     ) -> tuple[MemorySink | None, MemorySink | None]:
         return self._sink(stdout), self._sink(stderr)
+
+    async def settle(self, container_id: str) -> None:
+        self.settled.append((container_id, [sink.closed for sink in self.sinks.values()]))
 
     def _sink(self, uri: str) -> MemorySink | None:
         return self.sinks.setdefault(uri, MemorySink()) if uri else None

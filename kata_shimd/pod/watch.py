@@ -47,7 +47,11 @@ class Watch:
             await self._lose(str(error), ending)
 
     async def _connected(self, ending: Callable[[], bool]) -> None:
-        await self._lose(await self._agent.gone(), ending)
+        """A channel that ends before anybody ends the VM is told at once: whoever stops the pod for it may come before `_lose`."""
+        cause = await self._agent.gone()
+        if not ending():
+            self._note("channel-lost", error=cause)
+        await self._lose(cause, ending)
 
     async def _lose(self, cause: str, ending: Callable[[], bool]) -> None:
         """The channel goes with the VM, and is seen to go first: a VM that ends by itself now is the cause, not the effect."""

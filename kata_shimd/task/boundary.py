@@ -30,14 +30,24 @@ class Unforeseen(ShimError):
 class Boundary:
     """Stands round one call: ``with Boundary(note, call): reply = handler(request)``."""
 
-    __slots__ = ("_began", "_call", "_note", "_token")
+    __slots__ = ("_began", "_call", "_note", "_token", "_under_way")
 
-    def __init__(self, note: Callable[..., None], call: Call) -> None:
-        self._note, self._call = note, call
+    def __init__(self, note: Callable[..., None], call: Call, under_way: "set[Boundary]") -> None:
+        self._note, self._call, self._under_way = note, call, under_way
+
+    @property
+    def seconds(self) -> float:
+        """How long the call has been under way."""
+        return time.monotonic() - self._began
+
+    def report(self) -> dict[str, Any]:
+        """What is under way, for people."""
+        return {"call": self._call.id, "rpc": self._call.method, "seconds": round(self.seconds, 3)}
 
     def __enter__(self) -> None:
         self._began = time.monotonic()
         self._token = log.rpc.set(self._call.method)
+        self._under_way.add(self)
         if self._call.method in _LONG:
             self._note("rpc-began", rpc=self._call.method, call=self._call.id)
 
@@ -45,12 +55,13 @@ class Boundary:
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         try:
+            self._under_way.discard(self)
             self._leave(error)
         finally:
             log.rpc.reset(self._token)
 
     def _leave(self, error: BaseException | None) -> None:
-        milliseconds = round((time.monotonic() - self._began) * 1000, 1)
+        milliseconds = round(self.seconds * 1000, 1)
         if error is None:
             if self._call.method not in _QUIET:
                 self._note("rpc", rpc=self._call.method, call=self._call.id, ms=milliseconds)
@@ -81,6 +92,7 @@ class Boundary:
         )
 
 
-def boundary(note: Callable[..., None]) -> Callable[[Call], Any]:
-    """A factory of boundaries for the server, all writing to one journal."""
-    return lambda call: Boundary(note, call)
+def boundary(note: Callable[..., None], under_way: set[Boundary] | None = None) -> Callable[[Call], Any]:
+    """A factory of boundaries for the server, all writing to one journal. Those entered and not left are in ``under_way``."""
+    calls: set[Boundary] = set() if under_way is None else under_way
+    return lambda call: Boundary(note, call, calls)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kata_shimd.api import task, wkt
-from kata_shimd.errors import NotFound, Unimplemented
+from kata_shimd.errors import Code, FailedPrecondition, NotFound, ShimError, Unimplemented
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod.pod import Pod
 from kata_shimd.task import stats, translate
@@ -26,8 +26,11 @@ class TaskService:
 
     async def create(self, request: task.CreateTaskRequest) -> task.CreateTaskResponse:
         if request.checkpoint:
-            raise Unimplemented("create container", request.id, "restoring a checkpoint is not supported by a VM")
-        return task.CreateTaskResponse(pid=await self._pod.create(translate.create_spec(request)))
+            raise FailedPrecondition("create container", request.id, "a VM cannot restore a checkpoint")
+        try:
+            return task.CreateTaskResponse(pid=await self._pod.create(translate.create_spec(request)))
+        except ShimError as error:
+            raise _without_downgrade(error) from error
 
     async def start(self, request: task.StartRequest) -> task.StartResponse:
         return task.StartResponse(pid=await self._pod.start(request.id, request.exec_id))
@@ -102,6 +105,13 @@ class TaskService:
         """A hint: containerd sends it after each task, the pod ends with its last one."""
         self._pod.shutdown()
         return wkt.Empty()
+
+
+def _without_downgrade(error: ShimError) -> ShimError:
+    """What Create answers: of a shim whose Create is Unimplemented, containerd 2.x thinks that it has no v3 and asks again."""
+    if error.code is not Code.UNIMPLEMENTED:
+        return error
+    return FailedPrecondition(error.step, error.obj, error.cause, hint=error.hint)
 
 
 def handlers(service: TaskService) -> dict[str, Callable[[Any], Any]]:

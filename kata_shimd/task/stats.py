@@ -1,9 +1,11 @@
 """The guest's counters as containerd's metrics, cgroup v1's or v2's message by the **host's** mode (`containerd.md` §2.5).
 
-The agent's numbers are the guest's: not believed beyond their type. Fields the agent has no number for stay 0.
+The agent's numbers are the guest's: not believed beyond their type, and of what it may send any number of, only so many are handed
+on, with names cut to a length. Fields the agent has no number for stay 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +14,13 @@ from kata_shimd.api import agent, cgroup1, cgroup2, wkt
 
 _UNIFIED: Final = Path("/sys/fs/cgroup/cgroup.controllers")
 _MAX: Final = (1 << 64) - 1
+#: Version 1's way to say that memory is not limited, in bytes.
+_MAX_1: Final = (1 << 63) - 4096
+#: Entries of one list (devices, interfaces, sizes of huge pages, processors), and characters of one name.
+MAX_ENTRIES: Final = 256
+MAX_NAME: Final = 64
+#: ``memory.events``; our agent puts them among the counters of ``memory.stat``, Kata's does not tell them.
+_EVENTS: Final = ("low", "high", "max", "oom", "oom_kill", "oom_group_kill")
 
 
 def host_is_unified() -> bool:
@@ -24,10 +33,27 @@ def metrics(reply: agent.StatsContainerResponse, *, unified: bool | None = None)
     if unified is None:
         unified = host_is_unified()
     counters = reply.cgroup_stats or agent.CgroupStats()
-    return wire.pack_any(_version_2(counters) if unified else _version_1(counters))
+    make = _version_2 if unified else _version_1
+    return wire.pack_any(make(counters, list(reply.network_stats[:MAX_ENTRIES])))
 
 
-def _version_1(counters: agent.CgroupStats) -> cgroup1.Metrics:
+def _name(text: str) -> str:
+    return "".join(ch for ch in text[:MAX_NAME] if ch.isprintable())
+
+
+#: Fields of an interface's counters, the same in all three messages.
+_NETWORK: Final = tuple(f"{way}_{what}" for way in ("rx", "tx") for what in ("bytes", "packets", "errors", "dropped"))
+
+
+def _network(item: agent.NetworkStats) -> dict[str, Any]:
+    return {"name": _name(item.name), **{field: getattr(item, field) for field in _NETWORK}}
+
+
+def _pages(counters: agent.CgroupStats) -> Iterable[tuple[str, agent.HugetlbStats]]:
+    return ((_name(size), item) for size, item in islice(counters.hugetlb_stats.items(), MAX_ENTRIES))
+
+
+def _version_1(counters: agent.CgroupStats, network: list[agent.NetworkStats]) -> cgroup1.Metrics:
     cpu, memory, pids = _parts(counters)
     usage = cpu.cpu_usage or agent.CpuUsage()
     throttling = cpu.throttling_data or agent.ThrottlingData()
@@ -38,7 +64,7 @@ def _version_1(counters: agent.CgroupStats) -> cgroup1.Metrics:
                 total=usage.total_usage,
                 kernel=usage.usage_in_kernelmode,
                 user=usage.usage_in_usermode,
-                per_cpu=list(usage.percpu_usage),
+                per_cpu=list(usage.percpu_usage[:MAX_ENTRIES]),
             ),
             throttling=cgroup1.Throttle(
                 periods=throttling.periods,
@@ -47,11 +73,13 @@ def _version_1(counters: agent.CgroupStats) -> cgroup1.Metrics:
             ),
         ),
         memory=_memory_1(memory),
+        memory_oom_control=cgroup1.MemoryOomControl(oom_kill=memory.stats.get("oom_kill", 0)),
         blkio=_blkio_1(counters.blkio_stats or agent.BlkioStats()),
         hugetlb=[
             cgroup1.HugetlbStat(usage=item.usage, max=item.max_usage, failcnt=item.failcnt, pagesize=size)
-            for size, item in counters.hugetlb_stats.items()
+            for size, item in _pages(counters)
         ],
+        network=[cgroup1.NetworkStat(**_network(item)) for item in network],
     )
 
 
@@ -93,7 +121,7 @@ def _memory_1(memory: agent.MemoryStats) -> cgroup1.MemoryStat:
         usage=_entry_1(usage),
         swap=_entry_1(memory.swap_usage or agent.MemoryData()),
         kernel=_entry_1(memory.kernel_usage or agent.MemoryData()),
-        hierarchical_memory_limit=usage.limit,
+        hierarchical_memory_limit=min(usage.limit, _MAX_1),
     )
 
 
@@ -101,7 +129,9 @@ _MEMORY_1_FIELDS: Final = frozenset(_STAT_1.values())
 
 
 def _entry_1(data: agent.MemoryData) -> cgroup1.MemoryEntry:
-    return cgroup1.MemoryEntry(limit=data.limit, usage=data.usage, max=data.max_usage, failcnt=data.failcnt)
+    return cgroup1.MemoryEntry(
+        limit=min(data.limit, _MAX_1), usage=data.usage, max=data.max_usage, failcnt=data.failcnt
+    )
 
 
 def _blkio_1(blkio: agent.BlkioStats) -> cgroup1.BlkIoStat:
@@ -118,15 +148,17 @@ def _blkio_1(blkio: agent.BlkioStats) -> cgroup1.BlkIoStat:
 
 
 def _entries_1(entries: list[agent.BlkioStatsEntry]) -> list[cgroup1.BlkIoEntry]:
-    return [cgroup1.BlkIoEntry(op=e.op, major=e.major, minor=e.minor, value=e.value) for e in entries]
+    return [
+        cgroup1.BlkIoEntry(op=_name(e.op), major=e.major, minor=e.minor, value=e.value) for e in entries[:MAX_ENTRIES]
+    ]
 
 
-def _version_2(counters: agent.CgroupStats) -> cgroup2.Metrics:
+def _version_2(counters: agent.CgroupStats, network: list[agent.NetworkStats]) -> cgroup2.Metrics:
     cpu, memory, pids = _parts(counters)
     usage = cpu.cpu_usage or agent.CpuUsage()
     throttling = cpu.throttling_data or agent.ThrottlingData()
     return cgroup2.Metrics(
-        pids=cgroup2.PidsStat(current=pids.current, limit=pids.limit),
+        pids=cgroup2.PidsStat(current=pids.current, limit=pids.limit or _MAX),
         cpu=cgroup2.CpuStat(
             usage_usec=usage.total_usage // 1000,
             user_usec=usage.usage_in_usermode // 1000,
@@ -136,11 +168,13 @@ def _version_2(counters: agent.CgroupStats) -> cgroup2.Metrics:
             throttled_usec=throttling.throttled_time // 1000,
         ),
         memory=_memory_2(memory),
+        memory_events=cgroup2.MemoryEvents(**{name: memory.stats.get(name, 0) for name in _EVENTS}),
         io=cgroup2.IoStat(usage=_io_2(counters.blkio_stats or agent.BlkioStats())),
         hugetlb=[
             cgroup2.HugeTlbStat(current=item.usage, max=item.max_usage, pagesize=size, failcnt=item.failcnt)
-            for size, item in counters.hugetlb_stats.items()
+            for size, item in _pages(counters)
         ],
+        network=[cgroup2.NetworkStat(**_network(item)) for item in network],
     )
 
 
@@ -160,7 +194,7 @@ _OPERATIONS: Final = {"read": ("rbytes", "rios"), "write": ("wbytes", "wios")}
 def _io_2(blkio: agent.BlkioStats) -> list[cgroup2.IoEntry]:
     devices: dict[tuple[int, int], dict[str, int]] = {}
     for index, entries in enumerate((blkio.io_service_bytes_recursive, blkio.io_serviced_recursive)):
-        for entry in entries:
+        for entry in entries[:MAX_ENTRIES]:
             if (names := _OPERATIONS.get(entry.op.lower())) is not None:
                 devices.setdefault((entry.major, entry.minor), {})[names[index]] = entry.value
     return [cgroup2.IoEntry(major=major, minor=minor, **counts) for (major, minor), counts in devices.items()]

@@ -1,6 +1,7 @@
 """The Task service over ttrpc, on a pod with a guest in memory: codes, both versions, and what containerd relies on."""
 
 import asyncio
+import gc
 import json
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,10 @@ from kata_shimd.api.services import task_v2, task_v3
 from kata_shimd.errors import Code, ShimError
 from kata_shimd.pod import testing
 from kata_shimd.pod.conftest import BUDGETS, PROCESS
+from kata_shimd.pod.container import Container
 from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.process import Process
+from kata_shimd.pod.pump import Input, Output
 from kata_shimd.task.abandon import Abandonment
 from kata_shimd.task.boundary import boundary
 from kata_shimd.task.service import TaskService
@@ -33,10 +37,12 @@ class Shim:
         reply = await self.client.call(rpc.service, rpc.name, wire.encode(rpc.request(**fields)), timeout=5)
         return wire.decode(rpc.response, reply)
 
-    async def create(self, name="c1", service=task_v2, **fields):
+    async def create(self, name="c1", service=task_v2, kind="", **fields):
         bundle = self.tmp / name
         (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
-        (bundle / "config.json").write_text(json.dumps({"process": PROCESS, "root": {"path": "rootfs"}}))
+        notes = {"io.kubernetes.cri.container-type": kind} if kind else {}
+        config = {"process": PROCESS, "root": {"path": "rootfs"}, "annotations": notes}
+        (bundle / "config.json").write_text(json.dumps(config))
         return await self(service.CREATE, id=name, bundle=str(bundle), **fields)
 
     async def code(self, rpc, **fields):
@@ -104,9 +110,19 @@ async def test_connect_answers_for_an_unknown_container(shim):
 
 async def test_checkpoint_is_unimplemented(shim):
     async with shim() as s:
-        assert await s.code(task_v2.CREATE, id="c1", checkpoint="/x") is Code.UNIMPLEMENTED
         await s.create()
         assert await s.code(task_v2.CHECKPOINT, id="c1") is Code.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("service", [task_v2, task_v3], ids=["v2", "v3"])
+async def test_create_never_answers_unimplemented(shim, service):
+    """containerd 2.x takes that for a shim without v3, and sends the Create a second time as v2."""
+    mapped = {"process": PROCESS, "root": {"path": "rootfs"}, "linux": {"uidMappings": [{"size": 1}]}}
+    async with shim() as s:
+        assert await s.code(service.CREATE, id="c1", checkpoint="/x") is Code.FAILED_PRECONDITION
+        (s.tmp / "rootfs").mkdir()
+        (s.tmp / "config.json").write_text(json.dumps(mapped))
+        assert await s.code(service.CREATE, id="c1", bundle=str(s.tmp)) is Code.FAILED_PRECONDITION
 
 
 async def test_pids_is_never_empty_for_a_live_or_stopped_task(shim):
@@ -232,3 +248,39 @@ async def refused(call):
     except ShimError:
         return None
     raise AssertionError("it succeeded")
+
+
+# --- flatness: what a soak cannot see from outside ------------------------------------------------------------------
+
+
+async def _one_life(s, name):
+    """A container and an exec, from Create to Delete, over the wire."""
+    await s.create(name, kind="container")
+    await s(task_v2.START, id=name)
+    spec = wkt.Any(type_url="x", value=json.dumps(PROCESS).encode())
+    await s(task_v2.EXEC, id=name, exec_id="e", spec=spec)
+    await s(task_v2.START, id=name, exec_id="e")
+    for exec_id in ("e", ""):
+        await s(task_v2.KILL, id=name, exec_id=exec_id, signal=9)
+        await s(task_v2.WAIT, id=name, exec_id=exec_id)
+        await s(task_v2.DELETE, id=name, exec_id=exec_id)
+
+
+async def test_lives_that_are_over_leave_no_task_and_no_object(shim):
+    async with shim() as s:
+        await s.create("sandbox", kind="sandbox")
+        await _one_life(s, "first")
+        before = await _left()
+        assert before["Container"] == before["Process"] == 1, "the sandbox is counted"
+        for number in range(20):
+            await _one_life(s, f"c{number}")
+        await testing.until(lambda: len(asyncio.all_tasks()) <= before["tasks"])
+        assert await _left() == before
+
+
+async def _left():
+    """Tasks, and objects that belong to a container, that are still there."""
+    gc.collect()
+    kinds = (Container, Process, Output, Input)
+    counts = {kind.__name__: sum(isinstance(item, kind) for item in gc.get_objects()) for kind in kinds}
+    return counts | {"tasks": len(asyncio.all_tasks())}

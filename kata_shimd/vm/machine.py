@@ -160,8 +160,9 @@ class Machine:
                 await self.wait()
 
     async def failure(self, step: str, obj: str, cause: str = "", *, hint: str = "") -> VmFailed:
-        """An error about this VM that says what it said last."""
+        """An error about this VM that says what it said last, and where the rest of the story is."""
         known = str(await self.diagnose())
+        hint = hint or f"see kata-shimd why {self._pod_dir.name}"
         return VmFailed(step, obj, f"{cause}; {known}" if cause else known, hint=hint)
 
     # --- inside ------------------------------------------------------------------------------------------------------

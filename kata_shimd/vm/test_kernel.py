@@ -12,6 +12,12 @@ def test_the_users_words_come_last_and_so_win():
     assert words.index("panic=1") < words.index("panic=0")
 
 
+def test_a_bug_of_the_kernel_ends_the_machine():
+    """It would leave a process that never ends, which the soak has seen."""
+    words = command_line(TCG).split()
+    assert {"oops=panic", "panic=1"} <= set(words)
+
+
 def test_the_default_image_is_a_file_system_and_katas_has_partitions():
     assert "root=/dev/vda ro rootfstype=squashfs" in command_line(TCG)
     assert "root=/dev/vda1 rootflags=data=ordered,errors=remount-ro ro rootfstype=ext4" in command_line(KVM)

@@ -7,6 +7,7 @@
 
 mod args;
 mod bundle;
+mod cgroup;
 mod daemon;
 mod deadline;
 mod delete;
@@ -23,6 +24,7 @@ mod start;
 mod undo;
 mod wire;
 mod words;
+mod zygote;
 
 use std::env;
 use std::io::Write;

@@ -84,7 +84,9 @@ impl Pod {
                 .hint("set KATA_SHIMD_RUN_DIR to a shorter one"));
         }
         for dir in [self.run.clone(), self.run.join("pods"), self.run.join("locks"), self.run.join("journal")] {
-            DirBuilder::new().recursive(true).mode(0o700).create(&dir).during("make directory", dir.display())?;
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.during("make directory", dir.display())
+                .map_err(|failure| failure.hint("set KATA_SHIMD_RUN_DIR to where root may write"))?;
             let found = File::open(&dir).and_then(|dir| dir.metadata()).during("check directory", dir.display())?;
             check_private(&found, 0o022).during("check directory", dir.display())?;
         }

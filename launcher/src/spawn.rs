@@ -8,15 +8,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::Mode;
+use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Resource, Rlimit, getpid, getppid, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getpid, getppid, getrlimit, prlimit};
 use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 
 use crate::failure::{During, Failure, Outcome};
 use crate::posix::{self, Fork};
 use crate::process::Identity;
+use crate::{cgroup, zygote};
 
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
 /// Names of the fds from 3 on, for `LISTEN_FDNAMES`.
@@ -39,14 +40,45 @@ pub struct Held {
 }
 
 impl Held {
+    /// `process` waits for a byte from the pipe of which `gate` is the writing end.
+    pub fn new(process: Identity, gate: OwnedFd) -> Self {
+        Self { process, gate: gate.into() }
+    }
+
     pub fn let_go(mut self) -> Outcome<()> {
         self.gate.write_all(b"!").during("start daemon", "tell it to begin")
     }
 }
 
 impl Daemon {
+    /// A child that blocks until it is let go, and ends when we die first: the zygote's in `run`, if there is one, or our own.
+    pub fn begin(self, run: &Path) -> Outcome<Held> {
+        match self.ask_zygote(run)? {
+            Some(held) => Ok(held),
+            None => self.fork(),
+        }
+    }
+
+    /// What our own child does for itself before it becomes the daemon, is done here for the zygote's, as far as it can be.
+    fn ask_zygote(&self, run: &Path) -> Outcome<Option<Held>> {
+        if zygote::forbidden() {
+            return Ok(None);
+        }
+        let environ = memfd(&environment()?).during("start daemon", "environment")?;
+        let Some(held) = zygote::fork(run, self, &environ) else { return Ok(None) };
+        let pid = held.process.pid;
+        if let Some(score) = oom_score_adj()? {
+            fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+                .during("start daemon", "oom_score_adj")?;
+        }
+        cgroup::bring(pid).during("start daemon", "cgroup")?;
+        schedule_apart(Pid::from_raw(pid)).during("start daemon", "core scheduling")?;
+        raise_nofile(Pid::from_raw(pid)).during("start daemon", "limit of open files")?;
+        Ok(Some(held))
+    }
+
     /// Fork. The child blocks until it is let go; when we die first, it ends.
-    pub fn fork(self) -> Outcome<Held> {
+    fn fork(self) -> Outcome<Held> {
         let oom_score_adj = oom_score_adj()?;
         let (wait, gate) = pipe_with(PipeFlags::CLOEXEC).during("start daemon", "pipe")?;
         match posix::fork().during("start daemon", "fork")? {
@@ -57,7 +89,7 @@ impl Daemon {
             Fork::Parent { child } => {
                 let process = Identity::of(child).during("start daemon", child)?;
                 let process = process.ok_or_else(|| Failure::new("start daemon", child, "ended at once"))?;
-                Ok(Held { process, gate: gate.into() })
+                Ok(Held::new(process, gate))
             }
         }
     }
@@ -80,8 +112,8 @@ impl Daemon {
         if let Some(score) = oom_score_adj {
             fs::write("/proc/self/oom_score_adj", score.to_string()).during("start daemon", "oom_score_adj")?;
         }
-        schedule_apart().during("start daemon", "core scheduling")?;
-        raise_nofile().during("start daemon", "limit of open files")?;
+        schedule_apart(None).during("start daemon", "core scheduling")?;
+        raise_nofile(None).during("start daemon", "limit of open files")?;
         rustix::process::umask(Mode::from_raw_mode(0o077));
         rustix::process::chdir("/").during("start daemon", "chdir /")?;
         posix::reset_signals();
@@ -100,21 +132,28 @@ fn oom_score_adj() -> Outcome<Option<i32>> {
     Ok(Some((score + 1).min(OOM_SCORE_ADJ_MAX)))
 }
 
-/// With core scheduling on, nothing of this pod shares a core with anything else.
-fn schedule_apart() -> Result<(), Errno> {
+/// With core scheduling on, nothing of this pod shares a core with anything else. `pid` is the daemon's, or None in it.
+fn schedule_apart(pid: Option<Pid>) -> Result<(), Errno> {
     if env::var_os("SCHED_CORE").is_none_or(|value| value.is_empty()) {
         return Ok(());
     }
-    match create_core_scheduling_cookie(getpid(), CoreSchedulingScope::ThreadGroup) {
+    match create_core_scheduling_cookie(pid.unwrap_or_else(getpid), CoreSchedulingScope::ThreadGroup) {
         // ENODEV: no SMT here; EINVAL: a kernel without it.
         Err(Errno::NODEV | Errno::INVAL) | Ok(()) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-fn raise_nofile() -> Result<(), Errno> {
+fn raise_nofile(pid: Option<Pid>) -> Result<(), Errno> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    prlimit(pid, Resource::Nofile, Rlimit { current: maximum, maximum }).map(|_| ())
+}
+
+/// Entries that end with NUL, in memory.
+fn memfd(entries: &[CString]) -> std::io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("environ", MemfdFlags::CLOEXEC)?);
+    entries.iter().try_for_each(|entry| file.write_all(entry.as_bytes_with_nul()))?;
+    Ok(file.into())
 }
 
 /// containerd's environment, without what was meant for others, and with the names of our fds.

@@ -153,7 +153,7 @@ impl Start<'_> {
         let listen = listen_at(&self.pod.socket())?;
         let (ready, daemon) = self.daemon(listen)?;
         let n = ledger.plan(json!({"kind": "process", "what": "daemon"}))?;
-        let held = daemon.fork()?;
+        let held = daemon.begin(self.pod.run())?;
         ledger.made_process(n, held.process)?;
         self.await_ready(held, &ready)
     }

@@ -1,11 +1,21 @@
 """No machine here: the wider leak check is replaced by descriptors and by what was written where."""
 
+import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+
+# libuv opens a pipe for signals once in the life of a process; let it be before anything is counted.
+uvloop.new_event_loop().close()
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every test on either event loop that a daemon may run on."""
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="module", autouse=True)

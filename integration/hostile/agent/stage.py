@@ -40,7 +40,7 @@ class Stage:
         self.vm = testing.Machine(guest)  # type: ignore[arg-type]  # dies as a guest does
         self.events, self.files = testing.Events(), testing.Files()
         self.notes: list[tuple[str, Mapping[str, Any]]] = []
-        south = South(_Booted(self.vm, client), self.files, HostStreams(_no_logger), self.events)
+        south = South(_Booted(self.vm, client), self.files, HostStreams(_no_logger, _no_loggers), self.events)
         self.pod = Pod(south, group, budgets, note=lambda event, **fields: self.notes.append((event, fields)))
         self.pod.begin()
 
@@ -96,6 +96,10 @@ class _Booted:
 
 async def _no_logger(_container: str, _uri: str) -> Any:
     raise AssertionError("no test here asks for a logger")
+
+
+async def _no_loggers(_container: str) -> None:
+    pass
 
 
 @asynccontextmanager

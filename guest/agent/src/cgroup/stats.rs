@@ -54,6 +54,8 @@ fn cpu(stat: &str) -> CpuStats {
 
 fn memory(read: &impl Fn(&str) -> String) -> MemoryStats {
     let stat = read("memory.stat");
+    let events = read("memory.events");
+    let owned = |(key, value): (&str, u64)| (key.to_owned(), value);
     let data = |usage: &str, peak: &str, max: &str, events: &str| MemoryData {
         usage: number(&read(usage)),
         max_usage: number(&read(peak)),
@@ -68,7 +70,8 @@ fn memory(read: &impl Fn(&str) -> String) -> MemoryStats {
             .into(),
         kernel_usage: Some(MemoryData { usage: value(&stat, "kernel").unwrap_or(0), ..Default::default() }).into(),
         use_hierarchy: true,
-        stats: pairs(&stat).map(|(key, value)| (key.to_owned(), value)).collect(),
+        // No line of memory.stat has a name of memory.events; the protocol has no other place for them.
+        stats: pairs(&stat).chain(pairs(&events)).map(owned).collect(),
         ..Default::default()
     }
 }
@@ -191,6 +194,7 @@ mod tests {
         );
         assert_eq!(stats.swap_usage.limit, 4096);
         assert_eq!(stats.stats["inactive_file"], 15);
+        assert_eq!((stats.stats["oom_kill"], stats.stats["max"]), (1, 9));
         assert_eq!((stats.cache, stats.kernel_usage.usage), (20, 5));
     }
 

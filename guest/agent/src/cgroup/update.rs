@@ -3,7 +3,7 @@
 //! Owns: the conversion of OCI resources to files of a version 2 group. Zero and empty mean "leave as it is".
 
 use super::Cgroup;
-use crate::error::{Context, Result};
+use crate::error::{Code, Context, Error, Result};
 use crate::protocol::oci::{LinuxBlockIO, LinuxCPU, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
 /// One file to write.
@@ -22,7 +22,11 @@ impl Write {
 }
 
 /// Applies what the resources say. Stops at the first file that cannot be written.
+///
+/// # Errors
+/// `UNIMPLEMENTED` for what version 2 of the control groups has not; then nothing is written.
 pub fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    refuse(resources)?;
     let current = |file: &str| cgroup.read(file).at("read", file);
     for write in plan(resources, &current)? {
         if write.optional && !cgroup.has(&write.file) {
@@ -32,6 +36,31 @@ pub fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
         cgroup.write(&write.file, &write.value)?;
     }
     Ok(())
+}
+
+/// Limits of version 1. Device rules are the exception: they are the container's from its creation on, and every client
+/// of an update repeats them.
+fn refuse(resources: &LinuxResources) -> Result<()> {
+    let none = LinuxMemory::default();
+    let memory = resources.Memory.as_ref().unwrap_or(&none);
+    let io = resources.BlockIO.as_ref();
+    let realtime = resources.CPU.as_ref().is_some_and(|cpu| cpu.RealtimeRuntime != 0 || cpu.RealtimePeriod != 0);
+    let asked = [
+        ("memory.kernel", memory.Kernel != 0),
+        ("memory.kernelTCP", memory.KernelTCP != 0),
+        ("memory.swappiness", memory.Swappiness != 0),
+        ("memory.disableOOMKiller", memory.DisableOOMKiller),
+        ("cpu.realtimeRuntime, cpu.realtimePeriod", realtime),
+        ("blockIO.leafWeight", io.is_some_and(|io| io.LeafWeight != 0)),
+        ("blockIO.weightDevice", io.is_some_and(|io| !io.WeightDevice.is_empty())),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((what, _)) => Err(Error::new(
+            Code::UNIMPLEMENTED,
+            format!("update: {what}: control groups of version 2 have no such limit"),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn plan(resources: &LinuxResources, current: &impl Fn(&str) -> Result<String>) -> Result<Vec<Write>> {
@@ -148,6 +177,16 @@ mod tests {
             ..Default::default()
         };
         assert!(writes(&resources).is_empty());
+    }
+
+    #[test]
+    fn limits_of_version_1_are_refused() {
+        let memory = LinuxMemory { Limit: 4096, KernelTCP: 5, ..Default::default() };
+        let resources = LinuxResources { Memory: Some(memory).into(), ..Default::default() };
+        assert_eq!(refuse(&resources).unwrap_err().code, Code::UNIMPLEMENTED);
+        let cpu = LinuxCPU { RealtimePeriod: 5, ..Default::default() };
+        assert!(refuse(&LinuxResources { CPU: Some(cpu).into(), ..Default::default() }).is_err());
+        assert!(refuse(&LinuxResources::default()).is_ok());
     }
 
     #[test]

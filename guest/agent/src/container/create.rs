@@ -18,6 +18,7 @@ use crate::process::Process;
 use crate::protocol::oci;
 use crate::reaper::Reaper;
 use crate::sandbox::sysctl;
+use crate::storage::submounts::Submounts;
 
 /// What a container is made from.
 pub struct Recipe {
@@ -27,6 +28,8 @@ pub struct Recipe {
     pub spec: oci::Spec,
     /// Mount points it holds.
     pub storages: Vec<String>,
+    /// Mounts of the host it holds.
+    pub submounts: Submounts,
     /// Paths of the sandbox's namespaces the container joins, by type.
     pub namespaces: Vec<(&'static str, String)>,
     /// Rules and device numbers of devices that were waited for: `(path in the container, major, minor)`.
@@ -80,7 +83,9 @@ fn create_pause(recipe: Recipe, cgroup: Option<Cgroup>, tools: &Tools) -> Result
 
 async fn create_with_crun(recipe: Recipe, cgroup: Option<Cgroup>, tools: &Tools) -> Result<Container> {
     let bundle = paths::bundle(&recipe.id);
-    write_bundle(&bundle, &config(&recipe, cgroup.is_some()))?;
+    let mut config = config(&recipe, cgroup.is_some());
+    text::untold::apply(&mut config)?;
+    write_bundle(&bundle, &config)?;
     let launched = tools.crun.create(&recipe.id, &bundle, recipe.spec.Process.Terminal).await;
     let Launched { pid, exit, streams } = match launched {
         Ok(launched) => launched,
@@ -114,6 +119,7 @@ fn container(
         init,
         cgroup,
         storages: recipe.storages,
+        submounts: recipe.submounts,
         template: recipe.spec.Process.clone().unwrap_or_default(),
         phase: Mutex::new(Phase::Created),
         execs: Mutex::new(exec::Table::default()),
@@ -146,7 +152,7 @@ fn config(recipe: &Recipe, cgroups: bool) -> Value {
     }
     config["linux"]["namespaces"] = namespaces;
     if let Some(sysctl) = config["linux"]["sysctl"].as_object_mut() {
-        sysctl.retain(|name, _| !sysctl::is_network(name));
+        sysctl.retain(|name, _| !sysctl::is_agents(name));
     }
     for (path, major, minor) in &recipe.devices {
         place_device(&mut config["linux"], path, *major, *minor);
@@ -200,6 +206,7 @@ mod tests {
             id: "c".into(),
             spec: oci::Spec { Linux: Some(linux).into(), ..Default::default() },
             storages: Vec::new(),
+            submounts: Submounts::default(),
             namespaces: vec![("ipc", "/ns/ipc".into()), ("uts", "/ns/uts".into())],
             devices: Vec::new(),
         }
@@ -220,9 +227,9 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_the_network_are_not_cruns() {
+    fn settings_of_network_and_domain_are_not_cruns() {
         let mut asked = recipe(&[]);
-        let settings = [("net.core.somaxconn", "5"), ("kernel.msgmax", "6")];
+        let settings = [("net.core.somaxconn", "5"), ("kernel.domainname", "d"), ("kernel.msgmax", "6")];
         asked.spec.Linux.mut_or_insert_default().Sysctl =
             settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         assert_eq!(config(&asked, false)["linux"]["sysctl"], json!({"kernel.msgmax": "6"}));

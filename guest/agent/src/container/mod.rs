@@ -24,6 +24,7 @@ use crate::process::launch::Crun;
 use crate::process::Process;
 use crate::protocol::agent::{CgroupStats, StatsContainerResponse};
 use crate::protocol::oci;
+use crate::storage::submounts::Submounts;
 use crate::sync::lock;
 
 /// Where a container stands. That its process has ended is the process's to know.
@@ -66,6 +67,8 @@ pub struct Container {
     pub cgroup: Option<Cgroup>,
     /// Mount points it holds.
     pub storages: Vec<String>,
+    /// Mounts of the host it holds.
+    pub submounts: Submounts,
     /// Its own process as it was asked for; execs take from it what they do not say.
     template: oci::Process,
     phase: Mutex<Phase>,

@@ -4,6 +4,7 @@
 //! absent in the message, so they are absent in the text too, but where the specification requires a value.
 
 mod linux;
+pub mod untold;
 
 use serde_json::{json, Map, Value};
 
@@ -64,10 +65,13 @@ pub(crate) fn strings(map: &std::collections::HashMap<String, String>) -> Value 
     map.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect::<Map<_, _>>().into()
 }
 
+/// Of the specification, whatever the host's containerd writes: what is set here is in it, and `crun` refuses what it does not know.
+const VERSION: &str = "1.0.2";
+
 /// `config.json` of a container.
 pub fn spec(spec: &oci::Spec) -> Value {
     Object::default()
-        .set("ociVersion", if spec.Version.is_empty() { "1.0.2" } else { &spec.Version })
+        .set("ociVersion", VERSION)
         .nested("process", spec.Process.as_ref(), process)
         .nested("root", spec.Root.as_ref(), |root| {
             Object::default().set("path", &*root.Path).put("readonly", root.Readonly).build()

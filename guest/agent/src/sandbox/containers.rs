@@ -12,6 +12,7 @@ use crate::container::Container;
 use crate::error::{Code, Error, Result};
 use crate::protocol::agent::{CreateContainerRequest, ExecProcessRequest};
 use crate::storage::block;
+use crate::storage::submounts::Submounts;
 use crate::sync::lock;
 
 /// How long a removal takes at most when the request sets no limit: longer than crun's own.
@@ -75,15 +76,19 @@ impl Sandbox {
         unsupported(&request)?;
         let devices = block::devices(&request.devices, self.tools.options.hotplug_timeout).await?;
         let storages = self.storages.add_all(&request.storages).await?;
+        let spec = request.OCI.unwrap_or_default();
+        let submounts = Submounts::hold(&spec).await;
         let recipe = Recipe {
             id: request.container_id,
-            spec: request.OCI.unwrap_or_default(),
+            spec,
             storages: storages.clone(),
+            submounts: submounts.clone(),
             namespaces: self.shared_namespaces(request.sandbox_pidns),
             devices,
         };
         let made = create(recipe, &self.tools).await;
         if made.is_err() {
+            submounts.release().await;
             self.storages.remove_all(&storages).await;
         }
         let container = made?;
@@ -131,6 +136,7 @@ impl Sandbox {
             container.abandon_removal();
             return Err(error);
         }
+        container.submounts.release().await;
         self.storages.remove_all(&container.storages).await;
         lock(&self.state).containers.remove(id);
         Ok(())

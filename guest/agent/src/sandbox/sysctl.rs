@@ -1,7 +1,7 @@
 //! Kernel settings that belong to the pod's namespaces.
 //!
-//! Owns: what of `linux.sysctl` the agent sets itself. crun refuses settings of the network, for a container has no network of its own
-//! here, and the pause is made without crun. Must never happen: a setting that is the whole guest's is changed, or a name leads
+//! Owns: what of `linux.sysctl` the agent sets itself. crun refuses settings of namespaces that a container only joins or does not
+//! name, here the network and the domain name, and the pause is made without crun. Must never happen: a setting that is the whole guest's is changed, or a name leads
 //! out of `/proc/sys`.
 
 use std::collections::HashMap;
@@ -34,17 +34,21 @@ const POD: [&str; 14] = [
     "kernel.shm_",
 ];
 
-/// Whether a setting is one of the network, which is the guest's.
-pub fn is_network(name: &str) -> bool {
+/// Whether the agent sets it for every container: the network is the guest's, the domain name is the pod's.
+pub fn is_agents(name: &str) -> bool {
+    is_network(name) || dotted(name) == "kernel.domainname"
+}
+
+fn is_network(name: &str) -> bool {
     dotted(name).starts_with("net.")
 }
 
-/// Sets what belongs to the pod: for a container of crun's the network's settings, for others all of them.
+/// Sets what belongs to the pod: for a container of crun's what crun does not, for others all of it.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for a setting that is no namespace's, or that the kernel does not take.
 pub async fn apply(sysctls: &Sysctls, crun: bool) -> Result<()> {
-    let ours: Vec<_> = sysctls.iter().filter(|(name, _)| !crun || is_network(name)).collect();
+    let ours: Vec<_> = sysctls.iter().filter(|(name, _)| !crun || is_agents(name)).collect();
     if ours.is_empty() {
         return Ok(());
     }

@@ -6,6 +6,7 @@
 pub mod block;
 mod drivers;
 pub mod options;
+pub mod submounts;
 
 use std::collections::HashMap;
 use std::fs;

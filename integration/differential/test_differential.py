@@ -1,0 +1,102 @@
+"""The short form: every kept sequence and a few fresh ones on both shims. And, without a machine: page, generator, rules.
+
+``KATA_SHIMD_DIFFERENTIAL_SEED`` repeats the fresh ones of an earlier run; every failure names its seed.
+"""
+
+import asyncio
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from integration.differential.explore import Verdict, pair
+from integration.differential.generate import generate
+from integration.differential.intended import RULES
+from integration.differential.page import page
+from integration.differential.shim import kata, runc
+from integration.differential.steps import Rpc, Sequence, cases
+
+#: How many fresh sequences are tried.
+FRESH: Final = 4
+FIRST_SEED: Final = int(os.environ.get("KATA_SHIMD_DIFFERENTIAL_SEED", random.SystemRandom().randrange(1 << 31)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module_leaves_nothing() -> None:
+    """In place of the one that looks at containerd: there is none here."""
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> Iterator[None]:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    yield
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def judged(sequences: list[Sequence]) -> list[tuple[Sequence, Verdict]]:
+    async with pair(runc(), kata()) as both:
+        return [(sequence, await both.judge(sequence)) for sequence in sequences]
+
+
+def unexplained(verdicts: list[tuple[Sequence, Verdict]]) -> str:
+    """What is left of the differences, with the sequences that showed them."""
+    return "\n".join(f"{verdict}\n{sequence}" for sequence, verdict in verdicts if verdict.differences)
+
+
+def test_kept_sequences_differ_only_as_intended() -> None:
+    """On one pod and under both names; what once differed does not again, and no rule is there that explains nothing."""
+    verdicts = asyncio.run(judged(cases()))
+    assert unexplained(verdicts) == ""
+    used = {name for _, verdict in verdicts for name, _ in verdict.used}
+    assert [rule.name for rule in RULES if rule.name not in used] == []
+
+
+def test_fresh_sequences_differ_only_as_intended() -> None:
+    seeds = range(FIRST_SEED, FIRST_SEED + FRESH)
+    print(f"KATA_SHIMD_DIFFERENTIAL_SEED={FIRST_SEED}")
+    verdicts = asyncio.run(judged([generate(seed) for seed in seeds]))
+    assert unexplained(verdicts) == "", f"KATA_SHIMD_DIFFERENTIAL_SEED={FIRST_SEED}"
+
+
+# --- without a machine -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_current() -> None:
+    kept = Path(__file__).parents[2] / "docs/differences.md"
+    assert kept.read_text() == page(), "python -m integration.differential.page > docs/differences.md"
+
+
+def test_a_seed_is_a_sequence_for_ever() -> None:
+    """Twice the same, and through JSON."""
+    for seed in range(20):
+        made = generate(seed)
+        assert made == generate(seed)
+        assert Sequence.from_json(made.to_json()) == made
+
+
+def test_what_seeds_give() -> None:
+    """Every RPC; several at once in most sequences, with open races; exits in between; both names of the service."""
+    found: Counter[str] = Counter()
+    for seed in range(200):
+        made = generate(seed)
+        found.update({str(call.rpc) for call in made.calls()})
+        found["several at once"] += any(len(step.calls) > 1 for step in made.steps)
+        found["race"] += any(step.open for step in made.steps)
+        found["exit in between"] += any(word.startswith("exit") for step in made.steps[:-1] for word in step.until)
+        found[kata().service(made.name)] += 1
+    assert {str(rpc) for rpc in Rpc} <= found.keys()
+    assert found["several at once"] > 100 and found["exit in between"] > 100 and found["race"] > 40
+    assert min(found[name] for name in kata().services) > 80
+
+
+def test_kept_sequences_say_why() -> None:
+    assert [case.name for case in cases() if not case.note] == []
+
+
+def test_rules_are_told_apart_by_name() -> None:
+    names = [rule.name for rule in RULES]
+    assert [name for name, number in Counter(names).items() if number > 1] == []

@@ -1,0 +1,46 @@
+"""The long forms as a table: what CI runs shortened, in full. Each is a program of its own, which says itself what it found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from integration.harness.checks import Check
+from integration.harness.install import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """``python -m`` with these words; ``about`` is one line, with the time it takes on two emulated cores."""
+
+    words: tuple[str, ...]
+    about: str
+
+
+FORMS: Final[Mapping[str, Form]] = {
+    "differential": Form(
+        ("integration.differential", "--sequences", "1000"),
+        "1000 random sequences of Task RPCs on runc's shim and on ours; an hour",
+    ),
+    "chaos": Form(("integration.chaos", "--all"), "everything dies at every moment; writes docs/failures.md; hours"),
+    "fuzz": Form(
+        ("integration.fuzz", "--keep", "--seconds", "3600"),
+        "10⁶ inputs for every target, an hour at most for each; writes docs/fuzzing.md; two hours",
+    ),
+    "soak": Form(
+        ("integration.soak", "--containers", "200", "--pods", "50", "--keep"),
+        "200 containers in one pod, 50 pods in sequence; writes docs/soak.md; ten minutes",
+    ),
+}
+
+
+def lane(layout: Layout, names: Sequence[str]) -> list[Check]:
+    """The forms with these names, in the order of the table."""
+    python = str(layout.dev_python)
+    env = {"KATA_SHIMD_PREFIX": str(layout.prefix)}
+    return [Check(name, (python, "-m", *form.words), env) for name, form in FORMS.items() if name in names]
+
+
+def listing() -> str:
+    """One line for each."""
+    width = max(map(len, FORMS))
+    return "\n".join(f"{name:{width}}  {form.about}" for name, form in FORMS.items())

@@ -1,0 +1,55 @@
+"""What the last run of each half measured, kept beside them as ``results.json`` and shown by `page`: a half can be run alone."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from integration.soak.soak import WARM, Sample
+from kata_shimd import __version__
+from kata_shimd.vm import accel
+
+_FILE: Final = Path(__file__).parent / "results.json"
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def kept() -> Results:
+    """By half, ``containers`` and ``pods``."""
+    return dict(json.loads(_FILE.read_text())) if _FILE.exists() else {}
+
+
+def keep_containers(samples: Sequence[Sample], found: Sequence[str]) -> None:
+    """Some of the samples are enough to see a slope."""
+    rows = [[one.number, one.fds, one.threads, one.pss_kib, round(one.seconds, 2)] for one in shown(samples)]
+    _keep("containers", {"rows": rows, "found": list(found)})
+
+
+def keep_pods(seconds: Sequence[float], wanted: int) -> None:
+    """After each pod, so that a run that is cut short has not been for nothing."""
+    _keep("pods", {"seconds": [round(each, 2) for each in seconds], "wanted": wanted})
+
+
+def shown(samples: Sequence[Sample]) -> list[Sample]:
+    """The first, the one from which on it counts, the last, and some between."""
+    step = max(1, len(samples) // 8)
+    return [one for one in samples if one.number in (1, WARM, len(samples)) or one.number % step == 0]
+
+
+def _keep(half: str, measured: Mapping[str, Any]) -> None:
+    every = {**kept(), half: {"when": _when(), **measured}}
+    _FILE.write_text(json.dumps(every, indent=1) + "\n")
+
+
+def _when() -> str:
+    today, accelerator = datetime.now(UTC).date().isoformat(), accel.choose(accel.Setting.AUTO).accelerator
+    said = [_first_line(*argv) for argv in (("containerd", "--version"), ("qemu-system-x86_64", "--version"))]
+    own = f"kata-shimd {__version__}, Python {platform.python_version()}"
+    return f"{today}: {own}, {', '.join(said)}, {accelerator}, {os.cpu_count()} CPUs"
+
+
+def _first_line(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[0]

@@ -1,0 +1,291 @@
+"""The zygote: one process a node that has imported everything, and forks a pod's daemon when a launcher asks.
+
+A daemon of its own costs a cold interpreter and its imports; a fork costs milliseconds, and shares with its siblings what none of
+them changes. A composition root, above `daemon`. It has one thread, no event loop and no sockets but its own, so that what is
+forked is what a fresh interpreter would have become. Must never happen: a pod depends on it. Without it, or when it refuses, or
+dies with a fork half done, the launcher starts the daemon itself (`launcher/src/zygote.rs`).
+
+One SOCK_SEQPACKET connection a fork. The launcher sends a JSON object, at most MAX_REQUEST bytes,
+
+    {"v": 1, "version": "0.1.0", "python": "/…/python3", "argv": ["--run-dir", …]}
+
+with seven descriptors: the daemon's 0 and 1, 2, 3 to 5 (as `docs/contracts.md` has them), the gate, and its environment (a memfd,
+entries end with NUL). The answer is {"pid": n} or {"error": "…"}. The child does nothing before it has read a byte from the gate.
+"""
+
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import kata_shimd
+from kata_shimd.errors import FailedPrecondition, HostFailed, InvalidArgument, ShimError
+
+_log = logging.getLogger(__name__)
+
+SOCKET: Final = "zygote.sock"
+PROTOCOL: Final = 1
+MAX_REQUEST: Final = 64 << 10
+FDS: Final = ("null", "stderr", "listen", "ready", "bootstrap", "gate", "environ")
+#: What the daemon finds at 0, 1, 2, …
+_PLACES: Final = ("null", "null", "stderr", "listen", "ready", "bootstrap")
+#: A launcher that connects and says nothing may hold up others this long.
+PATIENCE: Final = 1.0
+_UCRED: Final = struct.Struct("3i")
+_BACKLOG: Final = 64
+
+_CLONE_NEWNS: Final = 0x20000
+_MS_REC: Final = 0x4000
+_MS_SLAVE: Final = 0x80000
+_MS_SHARED: Final = 0x100000
+_PR_SET_NAME: Final = 15
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+Main = Callable[[Sequence[str]], NoReturn]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a launcher asks for."""
+
+    version: str
+    python: str
+    argv: tuple[str, ...]
+
+
+def parse(raw: bytes) -> Request:
+    """:raises InvalidArgument: it is no request of this protocol"""
+    try:
+        said = json.loads(raw)
+    except ValueError as error:
+        raise InvalidArgument("read request", "", f"no JSON: {error}") from error
+    match said:
+        case {"v": 1, "version": str(version), "python": str(python), "argv": list(argv)} if all(
+            isinstance(word, str) for word in argv
+        ):
+            return Request(version, python, tuple(argv))
+    raise InvalidArgument("read request", "", "not a request of protocol 1")
+
+
+class Installation:
+    """What this zygote has loaded; a package that was replaced since makes it stale."""
+
+    def __init__(self) -> None:
+        self._file = Path(kata_shimd.__file__)
+        self._loaded = self._stamp()
+
+    def _stamp(self) -> tuple[int, int, int]:
+        """An installer writes files anew, so it is another inode or another time."""
+        with suppress(OSError):
+            found = self._file.stat()
+            return found.st_dev, found.st_ino, found.st_mtime_ns
+        return 0, 0, 0
+
+    @property
+    def stale(self) -> bool:
+        return self._stamp() != self._loaded
+
+    def check(self, request: Request) -> None:
+        """:raises FailedPrecondition: the launcher belongs to another installation or version"""
+        if self.stale:
+            raise FailedPrecondition("fork daemon", str(self._file), "the package was replaced; a new zygote is coming")
+        if request.python != sys.executable:
+            raise FailedPrecondition("fork daemon", request.python, f"this zygote is {sys.executable}")
+        if request.version != kata_shimd.__version__:
+            raise FailedPrecondition("fork daemon", request.version, f"this zygote is {kata_shimd.__version__}")
+
+
+# --- warming ---------------------------------------------------------------------------------------------------------
+
+
+def warm() -> Main:
+    """Import what a daemon will need, and use it once; the daemon's ``main``. What is collected now is not copied later."""
+    from kata_shimd import daemon, warmth
+
+    warmth.use_once()
+    gc.collect()
+    gc.freeze()
+    return daemon.main
+
+
+# --- serving ---------------------------------------------------------------------------------------------------------
+
+
+class Zygote:
+    """Owns the listening socket. ``serve`` never returns by itself."""
+
+    def __init__(self, run_dir: Path, main: Main) -> None:
+        self._main = main
+        self._installation = Installation()
+        self.path = run_dir / SOCKET
+        self._listener = listen(self.path)
+
+    def serve(self) -> NoReturn:
+        """Fork on request, one after the other. Becomes a new zygote when the package was replaced."""
+        # The kernel reaps them: nobody waits for a daemon here, its pidfd tells whom it concerns.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                self._answer(connection)
+            if self._installation.stale:
+                self._renew()
+
+    def close(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._listener.close()
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(PATIENCE)
+        fds: list[int] = []
+        try:
+            _check_peer(connection)
+            raw, fds, flags, _ = socket.recv_fds(connection, MAX_REQUEST, len(FDS))
+            answer: Mapping[str, Any] = {"pid": self._fork(raw, fds, flags)}
+        except (ShimError, OSError) as error:
+            _log.warning("%s", error)
+            answer = {"error": str(error)}
+        finally:
+            for fd in fds:
+                os.close(fd)
+        with suppress(OSError):
+            connection.send(json.dumps(answer).encode())
+
+    def _fork(self, raw: bytes, fds: Sequence[int], flags: int) -> int:
+        request = parse(raw)
+        if len(fds) != len(FDS) or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise InvalidArgument("read request", "", f"{len(fds)} descriptors instead of {len(FDS)}")
+        self._installation.check(request)
+        pid = os.fork()
+        if pid == 0:
+            _become_daemon(request.argv, dict(zip(FDS, fds, strict=True)), self._main)
+        return pid
+
+    def _renew(self) -> NoReturn:
+        _log.warning("the package was replaced: a new zygote takes over")
+        self.close()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening socket, open to us alone.
+
+    :raises FailedPrecondition: another zygote listens there
+    :raises HostFailed: it cannot be made
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _listens(path):
+            raise FailedPrecondition("listen", str(path), "another zygote listens there")
+        path.unlink(missing_ok=True)
+        sock.bind(str(path))
+        path.chmod(0o600)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise HostFailed("listen", str(path), error.strerror or str(error)) from error
+    except ShimError:
+        sock.close()
+        raise
+    return sock
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _check_peer(connection: socket.socket) -> None:
+    pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid != os.geteuid():
+        raise FailedPrecondition("fork daemon", f"process {pid}", f"it belongs to user {uid}")
+
+
+# --- the child -------------------------------------------------------------------------------------------------------
+
+
+def _become_daemon(argv: Sequence[str], fds: Mapping[str, int], main: Main) -> NoReturn:
+    """What `launcher/src/spawn.rs` does between fork and exec, and the daemon's ``main``. Never returns into the zygote."""
+    code = 1
+    try:
+        _wait_at(fds["gate"])
+        environ = _environ(fds["environ"])
+        _place(fds)
+        _settle(environ)
+        main(argv)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait_at(gate: int) -> None:
+    """Nothing is done before the ledger has us: the launcher opens the gate then. When it dies first, we end."""
+    if os.read(gate, 1) == b"":
+        os._exit(0)
+
+
+def _environ(fd: int) -> dict[bytes, bytes]:
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        entries = file.read().split(b"\0")
+    pairs = (entry.partition(b"=") for entry in entries if entry)
+    return {name: value for name, _, value in pairs}
+
+
+def _place(fds: Mapping[str, int]) -> None:
+    """Give each its number, and close every other. First out of the way, so that none is overwritten before it is used."""
+    above = max(fds.values()) + 1
+    copies = [_above(fds[name], above) for name in _PLACES]
+    for number, copy in enumerate(copies):
+        os.dup2(copy, number)
+    os.closerange(len(_PLACES), os.sysconf("SC_OPEN_MAX"))
+    # What the zygote had for its own may be anything.
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for the daemon's life
+
+
+def _above(fd: int, lowest: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def _settle(environ: Mapping[bytes, bytes]) -> None:
+    os.setsid()
+    _call("mount namespace", _libc.unshare(_CLONE_NEWNS))
+    for flag in (_MS_SLAVE, _MS_SHARED):
+        _call("mount namespace", _libc.mount(None, b"/", None, ctypes.c_ulong(flag | _MS_REC), None))
+    os.umask(0o077)
+    os.chdir("/")
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _libc.prctl(_PR_SET_NAME, b"kata-pod", 0, 0, 0)
+    os.environb.clear()
+    os.environb.update(environ)
+    os.environ["LISTEN_PID"] = str(os.getpid())
+    logging.getLogger().handlers.clear()
+    gc.enable()
+
+
+def _call(step: str, result: int) -> None:
+    if result != 0:
+        raise HostFailed("start daemon", step, os.strerror(ctypes.get_errno()))
