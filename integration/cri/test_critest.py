@@ -41,7 +41,7 @@ def test_the_file_is_whole(release: Release) -> None:
     by_outcome = [line.outcome for line in expected.values()]
     assert by_outcome.count("passed") > 0.6 * len(expected) > 60
     failed = {line.category for line in expected.values() if line.outcome == "failed"}
-    assert failed <= {"vm", "image-service"}
+    assert failed <= {"vm", "image-service", "containerd", "host"}
     assert {line.category for line in expected.values() if line.outcome == "skipped"} <= {*CATEGORIES}
 
 
