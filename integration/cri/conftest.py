@@ -101,7 +101,7 @@ class Pods:
 def pods(crictl: Crictl, name: str, tmp_path: Path, scene: leaks.Scene) -> Iterator[Pods]:
     made = Pods(crictl, name, tmp_path)
     yield made
-    for pod_id in crictl.pods():
+    for pod_id in made.configs.keys() & crictl.pods().keys():
         crictl.rmp(pod_id)
 
 
