@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from integration.harness.ctr import PATIENCE, Ctr
 from integration.harness.events import Events
 from integration.harness.pods import Pod
 from integration.harness.waiting import eventually
-from integration.keeper.killing import REBORN, Noticed, Stopped, kill_daemon, served
+from integration.keeper.killing import REBORN, Noticed, Stopped, kill_daemon
 
 pytestmark = pytest.mark.vm
 
@@ -113,43 +114,39 @@ def _is_other(pod: Pod, old: process.Process) -> bool:
         return False
 
 
+def _dies(kept: Ctr, name: str, pod: Pod, events: Events) -> None:
+    """containerd's delete has taken everything away, and the task has not ended with 0."""
+    ended = events.until(name, "/tasks/exit", within=PATIENCE)[-1]
+    assert ended.fields["exit_status"] == 137, "what `delete` answers"
+    eventually("nothing left of the pod", lambda: not pod.directory.exists(), within=PATIENCE)
+    kept.remove(name)
+
+
 def test_keeper_and_daemon_killed_at_once_is_a_dead_shim(kept: Ctr, name: str, pod_of: Callable[[str], Pod]) -> None:
-    """Nobody is left to go on: containerd's delete takes everything away, and the task never ends with 0."""
-    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", "echo up; sleep 86400", options=["--rm"]))
-    try:
-        assert waiting.stdout is not None
-        assert waiting.stdout.readline() == b"up\n"
-        pod = pod_of(name)
-        keeper, daemon = pod.process("keeper"), pod.process("daemon")
+    """Nobody is left to go on."""
+    kept.start(name, "sleep", "86400")
+    pod = pod_of(name)
+    keeper, daemon = pod.process("keeper"), pod.process("daemon")
+    with Events(kept) as events:
         with Stopped(keeper):
             daemon.kill()
             keeper.kill()
-        assert waiting.wait(PATIENCE) not in (0, None)
-        eventually("nothing left of the pod", lambda: not pod.directory.exists(), within=PATIENCE)
-    finally:
-        process.finish(waiting)
-        kept.remove(name)
+        _dies(kept, name, pod, events)
 
 
 def test_daemons_that_die_too_fast_are_given_up(
-    ctr: Ctr, kept: Ctr, name: str, pod_of: Callable[[str], Pod], tmp_path
+    ctr: Ctr, name: str, pod_of: Callable[[str], Pod], tmp_path: Path
 ) -> None:
     config = tmp_path / "configuration.toml"
     config.write_text('[shimd]\nkeeper = "launcher"\nkeeper_deaths = 3\nkeeper_seconds = 600\n')
-    waiting = ctr.spawn(*ctr.run_words(name, "sh", "-c", "echo up; sleep 86400", options=["--rm"], config=config))
-    try:
-        assert waiting.stdout is not None
-        assert waiting.stdout.readline() == b"up\n"
-        pod = pod_of(name)
+    ctr.start(name, "sleep", "86400", config=config)
+    pod = pod_of(name)
+    with Events(ctr) as events:
         for _ in range(3):
             kill_daemon(pod)
-        assert served(pod) == 4
+        assert ctr.tasks()[name][1] == "RUNNING"
         pod.process("daemon").kill()
-        assert waiting.wait(PATIENCE) not in (0, None)
-        eventually("nothing left of the pod", lambda: not pod.directory.exists(), within=PATIENCE)
-    finally:
-        process.finish(waiting)
-        ctr.remove(name)
+        _dies(ctr, name, pod, events)
 
 
 def test_sigterm_still_ends_the_pod(kept: Ctr, container: str, pod_of: Callable[[str], Pod]) -> None:

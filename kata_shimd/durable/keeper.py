@@ -48,7 +48,10 @@ class Keeper:
 
     def hold(self, name: str, fd: int) -> None:
         """Have ``fd`` held under ``name`` from now on; it stays ours to use, and open until `release`."""
+        replaced = self._held.get(name, fd)
         self._held[name] = fd
+        if replaced != fd:
+            os.close(replaced)  # an earlier daemon's, which came with our birth
         self._say(f"FDSTORE=1\nFDNAME={name}", fd)
         points.passed()
 

@@ -16,8 +16,9 @@ from kata_shimd.durable.store import Store
 from kata_shimd.errors import Code, ShimError
 from kata_shimd.ttrpc import Call, Method, Service
 
-#: A request that was begun so often, each time by a daemon that died, is not begun again.
-MAX_TRIES: Final = 3
+#: A request that was begun so often, each time by a daemon that died, is not begun again. Fewer than the deaths that end a pod,
+#: and more than chance brings together while a slow guest is at work on it.
+MAX_TRIES: Final = 8
 #: They only wait, so nobody dies of them, and they are under way whenever a daemon dies.
 _HARMLESS: Final = frozenset({"Wait"})
 
