@@ -26,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--runtime", default=KATA, help="runtime type to test; runc's proves the harness and the tests themselves"
     )
+    parser.addoption(
+        "--long", action="store_true", help="CRI tests in their long form: every failure on every version, twenty pods"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,7 +19,9 @@ from kata_shimd.config import Loaded, options
 from kata_shimd.config import load as load_config
 from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.debug.record import RecordingPublisher
-from kata_shimd.errors import InvalidArgument, ShimError
+from kata_shimd.durable.channel import again
+from kata_shimd.durable.streams import KeptStreams
+from kata_shimd.errors import InvalidArgument, ShimError, VmFailed
 from kata_shimd.host.files import HostFiles
 from kata_shimd.host.logger import Loggers
 from kata_shimd.host.process import Gate
@@ -32,6 +34,7 @@ from kata_shimd.pod import storage
 from kata_shimd.pod.pod import Pod, South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import GuestStorage, Sandbox
+from kata_shimd.survive import ResumingAgent, Survival
 from kata_shimd.task.abandon import Abandonment
 from kata_shimd.task.boundary import Boundary, boundary
 from kata_shimd.task.publisher import EventPublisher
@@ -55,6 +58,8 @@ class Parts:
     journal: Journal
     group: asyncio.TaskGroup
     environ: Mapping[str, str]
+    #: What outlives the daemon, if anything does.
+    survival: Survival | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +120,20 @@ def _decode_options(value: bytes) -> tuple[str, bytes]:
 
 def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> Shim:
     """Make the pod and its server. Nothing runs yet."""
+    survival = parts.survival
     choice = accel.choose(accel.Setting(parts.loaded.config.shimd.accelerator.value))
     parts.journal.write("accelerator", choice=str(choice.accelerator), why=choice.why)
     timeouts = parts.loaded.config.deadlines(Accelerator(choice.accelerator.value))
     publisher = _publisher(arguments, parts, timeouts)
+    recording = RecordingPublisher(publisher, parts.journal.write)
     loggers = _loggers(arguments, parts, timeouts)
+    streams = HostStreams(loggers.start, loggers.settle)
+    booter = Booter(arguments, parts, choice, timeouts)
     south = South(
-        vmm=Booter(arguments, parts, choice, timeouts),
-        host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared"),
-        streams=HostStreams(loggers.start, loggers.settle),
-        publisher=RecordingPublisher(publisher, parts.journal.write),
+        vmm=booter,
+        host=HostFiles(parts.ledger, arguments.launcher, arguments.pod_dir / "shared", again=again.get),
+        streams=KeptStreams(streams, survival.keeper) if survival else streams,
+        publisher=survival.publisher(recording) if survival else recording,
     )
     pod = Pod(
         south,
@@ -134,21 +143,47 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         on_stopping=lambda: parts.ledger.phase(Phase.STOPPING),
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
-    abandonment = Abandonment(parts.group, pod.abandon)
     calls: set[Boundary] = set()
-    server = Server(
-        listener,
-        services(TaskService(pod), abandonment),
-        boundary=boundary(parts.journal.write, calls),
-        on_lost=abandonment.lost,
+    abandonment = (
+        Abandonment(parts.group, pod.abandon, spoken=survival.spoken(), record=survival.record_spoken)
+        if survival
+        else Abandonment(parts.group, pod.abandon)
     )
+    table = services(TaskService(pod), abandonment)
+
+    def lost(connection: str) -> None:
+        abandonment.lost(connection)
+        if survival is not None:
+            survival.lost(connection)
+
+    server = Server(
+        # A keeper accepts for us.
+        None if survival else listener,
+        survival.services(table) if survival else table,
+        boundary=boundary(parts.journal.write, calls),
+        on_lost=lost,
+        outlived=survival is not None,
+    )
+    if survival is not None:
+        survival.restore(pod, booter.agent)
     parts.group.create_task(publisher.run(), name="publisher")
     return Shim(pod, server, publisher, calls, timeouts.teardown_step)
 
 
 def _publisher(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> EventPublisher:
-    address = parts.environ.get("TTRPC_ADDRESS", "")
-    return EventPublisher(address, arguments.namespace, attempt=timeouts.publish_event)
+    address, attempt, survival = parts.environ.get("TTRPC_ADDRESS", ""), timeouts.publish_event, parts.survival
+    if survival is None:
+        return EventPublisher(address, arguments.namespace, attempt=attempt)
+    publisher = EventPublisher(
+        address,
+        arguments.namespace,
+        attempt=attempt,
+        record=survival.record_event,
+        barrier=survival.store.flush,
+        channel=survival.event_channel,
+    )
+    publisher.restore(survival.waiting_events())
+    return publisher
 
 
 def _loggers(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> Loggers:
@@ -185,30 +220,49 @@ def agent_deadlines(timeouts: Timeouts) -> Deadlines:
 
 
 class Booter:
-    """The domain's `Vmm`: boots the machine, dials its agent, and tells it what pod it is."""
+    """The domain's `Vmm`: boots the machine, or takes over one that an earlier daemon booted, and reaches its agent."""
 
     def __init__(self, arguments: "Arguments", parts: Parts, choice: accel.Choice, timeouts: Timeouts) -> None:
         self._arguments, self._parts, self._choice, self._timeouts = arguments, parts, choice, timeouts
+        deadlines = agent_deadlines(timeouts)
+        #: Not attached before the boot is over.
+        self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
         """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
-        spec = oci.load(self._arguments.bundle)
-        parts = self._parts
-        settings = network_settings(spec, parts.loaded.config)
-        with Phases(parts.journal)("network"):
-            network = await PodNetwork.open(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
-        vm = await self._machine(network)
         try:
-            agent = await self._reach(vm, self._sandbox(spec), network)
+            return await self._boot()
+        except ShimError as error:
+            self.agent.fail(error)
+            raise
+
+    async def _boot(self) -> tuple[machine.Machine, AgentClient]:
+        spec, survival = oci.load(self._arguments.bundle), self._parts.survival
+        booted = bool(survival and survival.booted)
+        there = bool(survival and survival.has_machine())
+        network = await self._network(spec, there=there)
+        vm = await (self._take_over() if there else self._make(network))
+        try:
+            await self._reach(vm, None if booted else self._sandbox(spec), network)
         except BaseException:
             vm.kill()  # nobody will use it, and a guest that does not answer may do anything else
             raise
-        parts.journal.write("agent-ready")
+        if survival is not None:
+            survival.set_booted()
+        self._parts.journal.write("agent-ready")
         if network is not None:
-            parts.group.create_task(network.follow(agent, vm, vm.wait), name="network")
-        return vm, agent
+            self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
+        return vm, self.agent
 
-    async def _machine(self, network: PodNetwork | None) -> machine.Machine:
+    async def _network(self, spec: Mapping[str, Any], *, there: bool) -> PodNetwork | None:
+        """The pod's network, made, or ``there`` already from an earlier daemon."""
+        parts = self._parts
+        settings = network_settings(spec, parts.loaded.config)
+        begin = PodNetwork.adopt if there else PodNetwork.open
+        with Phases(parts.journal)("network"):
+            return await begin(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
+
+    async def _make(self, network: PodNetwork | None) -> machine.Machine:
         """The VM, in the pod's network namespace and with the devices that are known by now."""
         parts, gate = self._parts, Gate(launcher=self._arguments.launcher)
         spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
@@ -228,19 +282,28 @@ class Booter:
             if network is not None:
                 network.hand_over()
 
-    async def _reach(self, vm: machine.Machine, sandbox: Sandbox, network: PodNetwork | None) -> AgentClient:
+    async def _take_over(self) -> machine.Machine:
+        parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10
+        budgets = vm_budgets(self._timeouts)
+        vm = await machine.adopt(parts.ledger, parts.journal, parts.group, budgets, console_log_bytes=size)
+        if vm is None:
+            raise VmFailed("take over VM", self._arguments.sandbox_id, "QEMU ended while no daemon was there")
+        return vm
+
+    async def _reach(self, vm: machine.Machine, sandbox: Sandbox | None, network: PodNetwork | None) -> None:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""
-        agent = AgentClient(await vm.dial(), agent_deadlines(self._timeouts))
+        left = self._parts.survival.left_channel() if self._parts.survival else None
+        self.agent.attach(left or await vm.dial())
         try:
-            await agent.check()
-            if network is not None:
-                await network.tell(agent)
-            await agent.create_sandbox(sandbox)
+            await self.agent.check()
+            if sandbox is not None:
+                if network is not None:
+                    await network.tell(self.agent)
+                await self.agent.create_sandbox(sandbox)
         except ShimError as error:
-            agent.close()
+            self.agent.close()
             await vm.settle()
             raise await vm.failure(error.step, error.obj, error.cause) from error
-        return agent
 
     def _sandbox(self, spec: Mapping[str, Any]) -> Sandbox:
         return Sandbox(

@@ -14,17 +14,20 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
-from kata_shimd.config.model import AttachSetting, EventLoop
+from kata_shimd.config.model import AttachSetting, EventLoop, Keeping
 from kata_shimd.debug import attach
 from kata_shimd.errors import NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
+from kata_shimd.ledger import read as read_ledger
+from kata_shimd.survive import KEEPER, Survival
 
 _log = logging.getLogger(__name__)
 
@@ -63,20 +66,46 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Serve the pod until it ends. A foreseeable failure is one line on stderr, which the launcher passes on."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     faulthandler.enable()
+    inherited = _inherit()
     served = asyncio.Event()
     try:
-        _run(arguments, served)
+        _run(arguments, inherited, served)
     except ShimError as error:
         print(error, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    if not served.is_set():
-        sys.exit(1)  # the launcher still waits for us, tells why, and undoes
+    if not served.is_set() or _is_kept(arguments):
+        sys.exit(1)  # the launcher still waits for us, tells why, and undoes; or a keeper starts another daemon
     os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
 
 
-def _run(arguments: Arguments, served: asyncio.Event) -> None:
-    inherited = fds.adopt(os.environ)
+def _inherit() -> Mapping[str, int]:
+    """The fds we are born with. One that a keeper began gets them when it is to be the daemon, which may be much later."""
+    try:
+        inherited = fds.adopt(os.environ)
+        if KEEPER not in inherited:
+            return inherited
+        with suppress(ImportError):
+            import uvloop  # noqa: F401 - a daemon begun ahead has all it needs when its time comes
+        held = fds.take_all(inherited[KEEPER])
+    except ShimError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    if held is None:
+        sys.exit(0)
+    return {**held, **inherited}
+
+
+def _is_kept(arguments: Arguments) -> bool:
+    """Whether a keeper starts another daemon when this one has failed, though its pod is not to end."""
+    try:
+        ledger = read_ledger(arguments.pod_dir)
+    except ShimError:
+        return False
+    return ledger.phase is not Phase.STOPPING and any(r.fields.get("what") == KEEPER for r in ledger.live.values())
+
+
+def _run(arguments: Arguments, inherited: Mapping[str, int], served: asyncio.Event) -> None:
     log.configure(arguments.bundle / "log", debug=arguments.debug)
     log.pod.set(arguments.sandbox_id)
     bootstrap = _read_all(inherited["bootstrap"])
@@ -88,7 +117,7 @@ def _run(arguments: Arguments, served: asyncio.Event) -> None:
 
 
 def _read_all(fd: int) -> bytes:
-    with open(fd, "rb") as file:
+    with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
 
@@ -107,7 +136,8 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
 
 
 async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded, served: asyncio.Event) -> None:
-    ledger = Ledger(arguments.pod_dir, die_at=_die_at(os.environ))
+    die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
+    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at)
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
@@ -126,7 +156,10 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         _log.warning("%s", warning)
     try:
         async with asyncio.TaskGroup() as group:
-            parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy())
+            survival = None
+            if loaded.config.shimd.keeper is not Keeping.OFF:
+                survival = Survival(arguments, loaded.config, ledger, inherited)
+            parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy(), survival)
             await _live(arguments, inherited, parts, served)
             raise _Ended
     except* _Ended:
@@ -155,10 +188,10 @@ async def _live(
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     _allow_attach(arguments, parts, shim)
     shim.server.start(parts.group)
+    if parts.survival is not None:
+        parts.survival.start(shim.server)
     shim.pod.begin()
-    parts.ledger.phase(Phase.RUNNING)
-    os.write(inherited["ready"], b"\x01")
-    os.close(inherited["ready"])
+    _say_ready(inherited, parts)
     served.set()
     await shim.pod.stopping.wait()
     await _stop(shim, parts)
@@ -170,7 +203,9 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
     if setting is AttachSetting.NEVER:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         return
-    parts.ledger.plan(Kind.FILE, path=str(arguments.pod_dir / attach.SOCKET))
+    path = str(arguments.pod_dir / attach.SOCKET)
+    if not any(record.fields.get("path") == path for record in parts.ledger.state.live.values()):
+        parts.ledger.plan(Kind.FILE, path=path)
 
     def names() -> Mapping[str, Any]:
         from kata_shimd.debug import people
@@ -185,6 +220,16 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
         offered.turn_on()
 
 
+def _say_ready(inherited: Mapping[str, int], parts: assembly.Parts) -> None:
+    """To the launcher, which waits for a pod's first daemon; to the keeper in any case."""
+    if "ready" in inherited:
+        parts.ledger.phase(Phase.RUNNING)
+        os.write(inherited["ready"], b"\x01")
+        os.close(inherited["ready"])
+    if parts.survival is not None:
+        parts.survival.keeper.ready()
+
+
 async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
     """The polite half of the end, each step within its budget; `undo` is the other half."""
     await shim.pod.stop_vm()
@@ -196,9 +241,9 @@ async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
     await shim.server.close(shim.teardown_step)
 
 
-def _die_at(environ: Mapping[str, str]) -> int | None:
-    """A kill point of the tests, ``KATA_SHIMD_DIE_AT=daemon:<n>`` (`docs/contracts.md`)."""
-    who, _, number = environ.get("KATA_SHIMD_DIE_AT", "").partition(":")
+def _point(environ: Mapping[str, str], name: str) -> int | None:
+    """A point of the tests, ``daemon:<n>`` (`docs/contracts.md`)."""
+    who, _, number = environ.get(name, "").partition(":")
     return int(number) if who == "daemon" and number.isdigit() else None
 
 

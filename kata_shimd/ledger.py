@@ -6,6 +6,7 @@ that takes over, so that there is no second teardown anywhere. Nothing may be ma
 ahead.
 """
 
+import errno
 import json
 import os
 import signal
@@ -146,13 +147,14 @@ def _complete_lines(data: bytes) -> Iterator[Mapping[str, Any]]:
 class Ledger:
     """The pod's ledger, open for writing. Every method writes exactly one line before it returns.
 
-    ``die_at`` is a kill point of the tests: the process kills itself right after its die_at-th line.
+    Two points are for tests: the process kills itself right after its ``die_at``-th line, and its ``fail_at``-th cannot be written,
+    as on a full disk.
     """
 
-    def __init__(self, pod_dir: Path, *, die_at: int | None = None) -> None:
+    def __init__(self, pod_dir: Path, *, die_at: int | None = None, fail_at: int | None = None) -> None:
         self.pod_dir = pod_dir
         self.state = read(pod_dir)
-        self._die_at = die_at
+        self._die_at, self._fail_at = die_at, fail_at
         self._written = 0
         path = pod_dir / NAME
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -197,7 +199,7 @@ class Ledger:
         if len(raw) > MAX_LINE:
             raise HostFailed("write ledger", str(self.pod_dir), f"a record of {len(raw)} bytes is over {MAX_LINE}")
         try:
-            written = os.write(self._fd, raw)
+            written = self._write(raw)
         except OSError as error:
             raise HostFailed(
                 "write ledger", str(self.pod_dir), error.strerror or "", hint="is the run directory full or read-only?"
@@ -205,9 +207,14 @@ class Ledger:
         if written != len(raw):
             raise HostFailed("write ledger", str(self.pod_dir), "no space left", hint="free space in the run directory")
         self.state.apply(line)
-        self._written += 1
         if self._written == self._die_at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _write(self, raw: bytes) -> int:
+        self._written += 1
+        if self._written == self._fail_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(self._fd, raw)
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -34,7 +34,6 @@ def test_debug_of_the_runtime_is_the_daemons_level(monkeypatch, tmp_path, text, 
     body = text + b'[shimd]\nevent_loop = "asyncio"\n'
     bootstrap = os.open(tmp_path / "bootstrap", os.O_RDWR | os.O_CREAT)
     ran = []
-    monkeypatch.setattr(daemon.fds, "adopt", lambda _environ: {"bootstrap": bootstrap})
     monkeypatch.setattr(daemon.assembly, "configure", lambda *_: load(None, body, None, {}, search=()))
 
     async def serve(*_arguments):
@@ -44,7 +43,8 @@ def test_debug_of_the_runtime_is_the_daemons_level(monkeypatch, tmp_path, text, 
     monkeypatch.setattr(daemon.log, "configure", lambda *_args, **_named: logging.getLogger().setLevel(logging.INFO))
     before = logging.getLogger().level
     try:
-        daemon._run(SimpleNamespace(bundle=tmp_path, debug=False, sandbox_id="s"), None)
+        daemon._run(SimpleNamespace(bundle=tmp_path, debug=False, sandbox_id="s"), {"bootstrap": bootstrap}, None)
     finally:
         logging.getLogger().setLevel(before)
+        os.close(bootstrap)
     assert ran == [(level, asyncio.SelectorEventLoop)]

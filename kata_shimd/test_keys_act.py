@@ -3,6 +3,7 @@
 The table is complete by a test of its own, so a key cannot become supported without a line here.
 """
 
+import asyncio
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from kata_shimd import assembly
 from kata_shimd.config import load
 from kata_shimd.config.keys import supported
 from kata_shimd.config.model import Accelerator as ConfiguredAccelerator
+from kata_shimd.survive import keeper_argv
 from kata_shimd.vm import accel, virtiofsd
 from kata_shimd.vm.argv import argv
 from kata_shimd.vm.spec import Wires
@@ -41,9 +43,13 @@ def share(config):
 def sandbox(config):
     """What the agent is told of the pod."""
     arguments = SimpleNamespace(bundle=HERE / "nowhere", sandbox_id="s")
-    parts = SimpleNamespace(loaded=SimpleNamespace(config=config))
-    booter = assembly.Booter(arguments, parts, CHOICE, config.deadlines(ConfiguredAccelerator.KVM))
-    return " ".join(booter._sandbox({}).kernel_modules)
+    parts = SimpleNamespace(loaded=SimpleNamespace(config=config), survival=None)
+
+    async def told():
+        booter = assembly.Booter(arguments, parts, CHOICE, config.deadlines(ConfiguredAccelerator.KVM))
+        return " ".join(booter._sandbox({}).kernel_modules)
+
+    return asyncio.run(told())
 
 
 def network(config):
@@ -52,11 +58,20 @@ def network(config):
 
 def deadlines(config):
     timeouts = config.deadlines(ConfiguredAccelerator.KVM)
-    arguments, parts = SimpleNamespace(launcher=HERE, namespace="n"), SimpleNamespace(ledger=None, environ={})
+    arguments, parts = (
+        SimpleNamespace(launcher=HERE, namespace="n"),
+        SimpleNamespace(ledger=None, environ={}, survival=None),
+    )
     loggers = assembly._loggers(arguments, parts, timeouts)
     publisher = assembly._publisher(arguments, parts, timeouts)
     shares = assembly.budgets(timeouts), vm_budgets(timeouts), assembly.agent_deadlines(timeouts)
     return f"{shares} logger={loggers._ready} logger_end={loggers._end} event={publisher._attempt}"
+
+
+def keeper(config):
+    """How the keeper is begun."""
+    argv = keeper_argv(config.shimd, 7, 3, Path("/l"), Path("/p"))
+    return " ".join(argv)
 
 
 def console(config):
@@ -103,6 +118,9 @@ ACTS = {
     "hypervisor.qemu.disable_vhost_net": (network, Q + "disable_vhost_net = true", "vhost=False"),
     "runtime.internetworking_model": (network, '[runtime]\ninternetworking_model = "macvtap"', "Model.MACVTAP"),
     "runtime.disable_new_netns": (network, "[runtime]\ndisable_new_netns = true", "new_namespace=False"),
+    "shimd.keeper_spare": (keeper, S + "keeper_spare = true", "--spare"),
+    "shimd.keeper_deaths": (keeper, S + "keeper_deaths = 77", "--deaths 77"),
+    "shimd.keeper_seconds": (keeper, S + "keeper_seconds = 77", "--within 77"),
     "shimd.guest_dir": (qemu, S + 'guest_dir = "/g"', "-kernel /g/vmlinuz"),
     "shimd.agent_transport": (lambda config: vm_spec("s", config, CHOICE).transport, S + 'agent_transport = "vsock"', "vsock"),
     "shimd.time_scale": (deadlines, S + "time_scale = 7", "kill=35.0"),
@@ -121,6 +139,7 @@ ELSEWHERE = {
     "hypervisor.qemu.default_maxvcpus": "config/test_model.py::test_max_vcpus_is_within_the_host_and_never_below_boot",
     "runtime.enable_debug": "test_event_loop.py::test_debug_of_the_runtime_is_the_daemons_level",
     "runtime.disable_guest_seccomp": "pod/test_spec.py::test_seccomp_only_where_it_is_wanted",
+    "shimd.keeper": "../integration/keeper/test_control.py::test_a_container_is_listed_and_awaited_through_five_deaths",
     "shimd.attach": "../integration/test_attach.py::test_a_configuration_that_allows_none",
     "shimd.strict": "config/test_load.py::test_load_warns_of_an_unknown_key_with_the_nearest_and_refuses_it_when_strict",
     "shimd.accelerator": "vm/test_accel.py::test_an_explicit_setting_wins_unasked",

@@ -26,6 +26,15 @@ def test_plan_is_on_disk_before_it_returns(pod_dir):
     assert last == {"op": "plan", "n": n, "scope": "container/c1", "kind": "mount", "needs": [], "path": "/x"}
 
 
+def test_a_record_that_cannot_be_written_is_a_failure_and_the_next_one_can(pod_dir):
+    ledger = Ledger(pod_dir, fail_at=2)
+    first = ledger.plan(Kind.FILE, path="/a")
+    with pytest.raises(HostFailed, match="No space left"):
+        ledger.plan(Kind.FILE, path="/b")
+    assert list(read(pod_dir).live) == [first] == list(ledger.state.live)
+    assert ledger.plan(Kind.FILE, path="/c") in read(pod_dir).live
+
+
 def test_made_adds_identity_and_undone_removes(pod_dir):
     ledger = Ledger(pod_dir)
     n = ledger.plan(Kind.PROCESS, what="qemu")

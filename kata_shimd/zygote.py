@@ -223,6 +223,8 @@ def _become_daemon(argv: Sequence[str], fds: Mapping[str, int], main: Main) -> N
         environ = _environ(fds["environ"])
         _place(fds)
         _settle(environ)
+        # A keeper starts the next daemon as this one was started.
+        sys.orig_argv[1:] = ["-I", "-m", "kata_shimd.daemon", *argv]
         main(argv)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

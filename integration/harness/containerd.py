@@ -40,15 +40,23 @@ disabled_plugins = [{disabled}]
 class Containerd:
     """One containerd process; `start` and `stop` may be repeated, its root and state stay."""
 
+    #: The daemon and its client; another version's have a path.
+    program: str | Path = "containerd"
+    client: str | Path = "ctr"
+
     def __init__(self, host: Host, *, level: str = "debug") -> None:
         self.host = host
         self.home = Path(tempfile.mkdtemp(prefix="c", dir=host.root))
         self.address = self.home / "c.sock"
         self.log = self.home / "log"
         self._config = self.home / "config.toml"
-        disabled = ", ".join(f'"{name}"' for name in DISABLED)
-        self._config.write_text(_CONFIG.format(root=self.home, address=self.address, disabled=disabled, level=level))
+        self._config.write_text(self.configuration(level))
         self._child: subprocess.Popen[bytes] | None = None
+
+    def configuration(self, level: str) -> str:
+        """The text of config.toml."""
+        disabled = ", ".join(f'"{name}"' for name in DISABLED)
+        return _CONFIG.format(root=self.home, address=self.address, disabled=disabled, level=level)
 
     @property
     def root(self) -> Path:
@@ -70,7 +78,7 @@ class Containerd:
         """Start and wait until it answers on its socket. ``env`` is added to its environment, so to every launcher's."""
         self.address.unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            self._child = self.host.spawn(["containerd", "--config", self._config], env=env, stdout=log, stderr=log)
+            self._child = self.host.spawn([self.program, "--config", self._config], env=env, stdout=log, stderr=log)
         eventually("containerd's socket", self._answers, within=20 * SCALE)
 
     def stop(self) -> None:

@@ -58,7 +58,7 @@ class Ctr:
 
     def argv(self, *words: str | Path) -> list[str]:
         address = str(self.containerd.address)
-        return ["ctr", "--address", address, "--namespace", self.namespace, *map(str, words)]
+        return [str(self.containerd.client), "--address", address, "--namespace", self.namespace, *map(str, words)]
 
     def __call__(self, *words: str | Path, input: bytes | None = None, within: float = PATIENCE) -> Done:
         """Run any sub-command to its end."""

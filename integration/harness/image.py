@@ -10,7 +10,8 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ DIRECTORIES: Final = (
     "tmp",
     "usr",
     "usr/bin",
+    "usr/sbin",
     "var",
 )
 FILES: Final = {
@@ -48,48 +50,79 @@ CONFIG: Final[dict[str, Any]] = {
 }
 _MEDIA: Final = "application/vnd.oci.image."
 
+Entry = tuple[tarfile.TarInfo, bytes]
+
 
 def write_image(target: Path, *, extra: Iterable[tuple[str, bytes]] = ()) -> None:
     """Write the OCI layout as a tar. ``extra`` are (path, content) of further executable files.
 
     :raises FileNotFoundError: busybox-static is not installed
     """
-    layer = _tar(_tree(extra))
+    write_archive(target, {NAME: pack(tree(extra), CONFIG)})
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An image as a registry or an archive holds it: blobs by digest (``sha256:…``), and the manifest's descriptor."""
+
+    blobs: Mapping[str, bytes]
+    manifest: Mapping[str, Any]
+
+
+def pack(files: Iterable[Entry], config: Mapping[str, Any]) -> Packed:
+    """One layer of ``files`` under a config of OCI's form, which is given the layer's hash."""
+    layer = _tar(files)
     blobs: dict[str, bytes] = {}
     packed = gzip.compress(layer, 1, mtime=0)
     rootfs = {"type": "layers", "diff_ids": [_digest(layer)]}
-    config = _blob(blobs, "config.v1+json", _json({**CONFIG, "rootfs": rootfs}))
+    described = _blob(blobs, "config.v1+json", _json({**config, "rootfs": rootfs}))
     layers = [_blob(blobs, "layer.v1.tar+gzip", packed)]
     manifest = _blob(
         blobs,
         "manifest.v1+json",
-        _json({"schemaVersion": 2, "mediaType": f"{_MEDIA}manifest.v1+json", "config": config, "layers": layers}),
+        _json({"schemaVersion": 2, "mediaType": f"{_MEDIA}manifest.v1+json", "config": described, "layers": layers}),
     )
-    manifest["annotations"] = {"io.containerd.image.name": NAME}
-    manifest["platform"] = {"architecture": "amd64", "os": "linux"}
-    index = _json({"schemaVersion": 2, "manifests": [manifest]})
+    return Packed(blobs, manifest)
+
+
+def pause() -> Packed:
+    """The image of a pod's sandbox container: it ends when it is told to, and reaps what is left to it."""
+    script = b"#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do sleep 86400 & wait; done\n"
+    return pack(tree([("pause", script)]), {**CONFIG, "config": {"Env": [IMAGE_PATH], "Entrypoint": ["/pause"]}})
+
+
+def write_archive(target: Path, images: Mapping[str, Packed]) -> None:
+    """Write images (by full name) as one OCI layout in a tar, for ``ctr image import``."""
+    blobs: dict[str, bytes] = {}
+    manifests = []
+    for name, image in images.items():
+        blobs |= {"blobs/" + digest.replace(":", "/"): data for digest, data in image.blobs.items()}
+        platform = {"architecture": "amd64", "os": "linux"}
+        manifests.append({**image.manifest, "annotations": {"io.containerd.image.name": name}, "platform": platform})
+    index = _json({"schemaVersion": 2, "manifests": manifests})
     files = {"oci-layout": _json({"imageLayoutVersion": "1.0.0"}), "index.json": index, **blobs}
-    target.write_bytes(_tar(_entry(name, data) for name, data in sorted(files.items())))
+    target.write_bytes(_tar(entry(name, data) for name, data in sorted(files.items())))
 
 
 def write_rootfs(target: Path, *, extra: Iterable[tuple[str, bytes]] = ()) -> None:
     """Lay the same tree out below an empty directory."""
-    with tarfile.open(fileobj=io.BytesIO(_tar(_tree(extra)))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(_tar(tree(extra)))) as tar:
         # The tree is our own, devices and owners included; Debian's 3.11 knows no filters, later ones insist on one.
         tar.extraction_filter = lambda member, _: member
         tar.extractall(target)
 
 
-def _tree(extra: Iterable[tuple[str, bytes]]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+def tree(extra: Iterable[tuple[str, bytes]] = (), *, files: Mapping[str, bytes] = FILES) -> Iterator[Entry]:
+    """busybox with all its applets, users and the usual directories; ``extra`` are (path, content) of executables."""
     for name in DIRECTORIES:
         mode = {"tmp": 0o1777, "root": 0o700}.get(name, 0o755)
         owner = 1000 if name == "home/app" else 0
-        yield _entry(name, b"", kind=tarfile.DIRTYPE, mode=mode, owner=owner)
-    yield from (_entry(name, data) for name, data in FILES.items())
-    yield _entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
-    for applet in _applets():
-        yield _entry(f"bin/{applet}", b"", kind=tarfile.SYMTYPE, link="busybox")
-    yield from (_entry(name, data, mode=0o755) for name, data in extra)
+        yield entry(name, b"", kind=tarfile.DIRTYPE, mode=mode, owner=owner)
+    yield from (entry(name, data) for name, data in files.items())
+    yield entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
+    for applet in _applets():  # hard links, as upstream's image has them: each is a file of its own to a mount
+        yield entry(f"bin/{applet}", b"", kind=tarfile.LNKTYPE, link="bin/busybox", mode=0o755)
+    yield from (entry(name, data, mode=0o755) for name, data in extra)
 
 
 def _applets() -> list[str]:
@@ -97,16 +130,17 @@ def _applets() -> list[str]:
     return sorted(set(listed) - {"busybox"})
 
 
-def _entry(
+def entry(
     name: str, data: bytes, *, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, owner: int = 0, link: str = ""
-) -> tuple[tarfile.TarInfo, bytes]:
+) -> Entry:
+    """One member of a layer."""
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.size, info.linkname = kind, mode, len(data), link
     info.uid = info.gid = owner
     return info, data
 
 
-def _tar(entries: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+def _tar(entries: Iterable[Entry]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for info, data in entries:
@@ -116,7 +150,7 @@ def _tar(entries: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:
 
 def _blob(blobs: dict[str, bytes], kind: str, data: bytes) -> dict[str, Any]:
     digest = _digest(data)
-    blobs["blobs/" + digest.replace(":", "/")] = data
+    blobs[digest] = data
     return {"mediaType": _MEDIA + kind, "digest": digest, "size": len(data)}
 
 

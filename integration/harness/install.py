@@ -25,7 +25,15 @@ REPOSITORY: Final = Path(__file__).resolve().parents[2]
 #: What pods need, and the builder of their guest. The Dockerfile installs the same.
 POD_PACKAGES: Final = ("qemu-system-x86", "squashfs-tools", "iproute2", "util-linux", "python3", "python3-venv")
 #: What the demo and the tests need besides.
-PACKAGES: Final = (*POD_PACKAGES, "containerd", "runc", "crun", "busybox-static", "containernetworking-plugins")
+PACKAGES: Final = (
+    *POD_PACKAGES,
+    "containerd",
+    "runc",
+    "crun",
+    "busybox-static",
+    "containernetworking-plugins",
+    "iptables",
+)
 #: Debian 12 has it in one of QEMU's packages, later ones in a package of its own.
 VIRTIOFSD: Final = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 PYTHON: Final = (3, 11)

@@ -25,6 +25,8 @@ from integration.harness.waiting import TooLate, eventually
 
 #: More unnamed descriptors than this are a leak of containerd's connections to shims.
 STEADY_FDS: Final = 48
+#: Where the CRI plugin keeps its pods and containers, below containerd's root and its state.
+CRI: Final = "io.containerd.grpc.v1.cri"
 #: Time that an asynchronous teardown may take after the client has its answer.
 PATIENCE: Final = 10.0 * SCALE
 
@@ -148,7 +150,7 @@ def _descriptors(scene: Scene) -> Iterator[str]:
         with suppress(OSError):
             target = str(entry.readlink())
             if target.startswith("/"):
-                if scene.tag in target or "/fifo/" in target:
+                if scene.tag in target or "/fifo/" in target or f"/{CRI}/" in target:
                     yield f"containerd holds {target}"
             else:
                 unnamed += 1
@@ -179,9 +181,17 @@ def _directories(scene: Scene) -> Iterator[str]:
         task = f"io.containerd.runtime.v2.task/{scene.tag}"
         places += [scene.containerd.state / task, scene.containerd.root / task]
         places.append(host.inside / "run/containerd/runc" / scene.tag)
+        homes = (scene.containerd.state / CRI, scene.containerd.root / CRI)
+        places += [home / kind for home in homes for kind in ("sandboxes", "containers")]
+        places += [host.inside / "var/lib/cni/results", *(scene.containerd.home / "ipam").glob("*")]
     # These three are made once, by the first container, and stay.
     kept = {host.inside / "run/containerd" / name for name in ("s", "fifo", "runc")}
     kept.add(host.inside / "run/containerd/io.containerd.runtime.v2.task")
+    # Notes of the allocator: the lock, and where it goes on.
+    if scene.containerd is not None:
+        kept |= {
+            file for file in (scene.containerd.home / "ipam").glob("*/*") if file.name.startswith(("lock", "last"))
+        }
     yield from (str(entry) for place in places for entry in _entries(place) if entry not in kept)
 
 

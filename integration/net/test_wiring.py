@@ -314,6 +314,12 @@ async def test_a_link_whose_frames_somebody_takes_already(scene: Scene) -> None:
     await refused(scene, FailedPrecondition, "eth0: it has an ingress queueing discipline already")
 
 
+async def test_a_link_that_a_macvtap_cannot_have_to_itself(scene: Scene) -> None:
+    macvlan(scene)
+    scene.ip("addr add 10.7.0.2/24 dev eth0")
+    await refused(scene, HostFailed, "make macvtap: tap0_kata: ", model=Model.MACVTAP)
+
+
 async def test_a_tap_that_somebody_holds(scene: Scene) -> None:
     scene.ip("tuntap add tap0 mode tap")
     scene.ip("addr add 10.7.0.2/24 dev tap0")

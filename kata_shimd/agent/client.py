@@ -21,7 +21,7 @@ from kata_shimd.api.services import agent as rpcs
 from kata_shimd.api.services import health
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
 from kata_shimd.pod.network import Interface, Neighbour, Route
-from kata_shimd.pod.values import LOST, GuestStorage, Sandbox
+from kata_shimd.pod.values import LOST, Chunk, GuestStorage, Sandbox, Taken
 from kata_shimd.ttrpc.client import Client
 from kata_shimd.ttrpc.service import RpcError
 
@@ -47,10 +47,29 @@ class Deadlines:
 class AgentClient:
     """Calls of the agent's RPCs; the names are the port's, `kata_shimd.pod.ports.Agent`."""
 
-    def __init__(self, sock: socket.socket, deadlines: Deadlines) -> None:
-        self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._client = Client(sock, on_lost=self._lost)
+    def __init__(self, sock: socket.socket | None, deadlines: Deadlines) -> None:
+        """Without a ``sock`` calls wait until it is attached."""
+        loop = asyncio.get_running_loop()
+        self._gone: asyncio.Future[str] = loop.create_future()
+        self._attached: asyncio.Future[Client] = loop.create_future()
         self._deadlines = deadlines
+        if sock is not None:
+            self.attach(sock)
+
+    def attach(self, sock: socket.socket) -> None:
+        """The channel, of which nothing has been read yet."""
+        self._attached.set_result(self._connect(sock))
+
+    def _connect(self, sock: socket.socket) -> Client:
+        return Client(sock, on_lost=self._lost)
+
+    def fail(self, error: ShimError) -> None:
+        """There will be no channel, or it is of no use: calls fail with Unavailable."""
+        if self._attached.done():
+            self.close()
+            return
+        self._attached.set_exception(Unavailable("reach agent", "", str(error)))
+        self._attached.exception()  # it may never be asked for
 
     def _lost(self, error: ShimError) -> None:
         if not self._gone.done():
@@ -60,7 +79,8 @@ class AgentClient:
         return await asyncio.shield(self._gone)
 
     def close(self) -> None:
-        self._client.close()
+        if self._attached.done() and self._attached.exception() is None:
+            self._attached.result().close()
 
     async def check(self) -> None:
         await self._call(health.CHECK, pb.CheckRequest(), self._deadlines.check)
@@ -116,16 +136,29 @@ class AgentClient:
 
     async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:
         request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)
-        return (await self._call(rpcs.READ_STDOUT, request, None, container_id)).data[:length]
+        return await self._read(rpcs.READ_STDOUT, request, length)
 
     async def read_stderr(self, container_id: str, exec_id: str, length: int) -> bytes:
         request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)
-        return (await self._call(rpcs.READ_STDERR, request, None, container_id)).data[:length]
+        return await self._read(rpcs.READ_STDERR, request, length)
+
+    async def _read(
+        self,
+        rpc: MethodDescriptor[pb.ReadStreamRequest, pb.ReadStreamResponse],
+        request: pb.ReadStreamRequest,
+        length: int,
+    ) -> Chunk:
+        response, call = await self._ask(rpc, request, None, request.container_id)
+        chunk = Chunk(response.data[:length])
+        chunk.call = call
+        return chunk
 
     async def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
         part = data[:MAX_WRITE]
         request = pb.WriteStreamRequest(container_id=container_id, exec_id=exec_id or container_id, data=part)
-        taken = (await self._call(rpcs.WRITE_STDIN, request, None, container_id)).len
+        response, call = await self._ask(rpcs.WRITE_STDIN, request, None, container_id)
+        taken = Taken(response.len)
+        taken.call = call
         if not 0 < taken <= len(part):
             raise AgentRefused(
                 "WriteStdin", container_id, Code.DATA_LOSS, f"it says it took {taken} of {len(part)} bytes"
@@ -174,8 +207,15 @@ class AgentClient:
     async def _call(
         self, rpc: MethodDescriptor[RequestT, ResponseT], request: RequestT, timeout: float | None, obj: str = ""
     ) -> ResponseT:
+        return (await self._ask(rpc, request, timeout, obj))[0]
+
+    async def _ask(
+        self, rpc: MethodDescriptor[RequestT, ResponseT], request: RequestT, timeout: float | None, obj: str
+    ) -> tuple[ResponseT, int]:
+        """The reply, and its call's number if it has one."""
         try:
-            reply = await self._client.call(rpc.service, rpc.name, wire.encode(request), timeout=timeout)
+            client = await asyncio.shield(self._attached)
+            reply = await client.call(rpc.service, rpc.name, wire.encode(request), timeout=timeout)
         except RpcError as error:
             raise AgentRefused(rpc.name, obj, error.code, _printable(error.message)) from error
         except DeadlineExceeded as error:
@@ -183,7 +223,7 @@ class AgentClient:
         except Unavailable as error:
             raise Unavailable(f"agent {rpc.name}", obj, "the channel to the guest is lost") from error
         try:
-            return wire.decode(rpc.response, reply)
+            return wire.decode(rpc.response, reply), getattr(reply, "call", 0)
         except InvalidArgument as error:
             raise AgentRefused(rpc.name, obj, Code.DATA_LOSS, f"its reply is malformed: {error.cause}") from error
 

@@ -160,3 +160,30 @@ async def test_the_network_in_the_agents_words():
     assert (said.to_ip_address.address, said.device, said.lladdr, said.state, said.flags) == (
         "10.0.0.1", "eth0", "02:00:00:00:00:01", 128, 2,
     )  # fmt: skip
+
+
+async def test_calls_wait_for_the_channel_and_fail_without_one():
+    agent = AgentClient(None, Deadlines(check=1, create_sandbox=1, create_container=1, usual=1))
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(_failure(agent.check()))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        agent.fail(NotFound("boot", "VM", "none"))
+    assert isinstance(waiting.result(), Unavailable)
+
+
+async def test_a_channel_that_turned_out_to_be_of_no_use_is_given_up():
+    """The boot fails behind the dial: the failure is told once, and is not another one."""
+    ours, theirs = socket.socketpair()
+    agent = AgentClient(ours, Deadlines(check=1, create_sandbox=1, create_container=1, usual=1))
+    agent.fail(NotFound("boot", "VM", "none"))
+    assert isinstance(await _failure(agent.check()), Unavailable)
+    theirs.close()
+
+
+async def _failure(call):
+    try:
+        await call
+    except Unavailable as error:
+        return error
+    raise AssertionError("it did not fail")

@@ -5,7 +5,7 @@ from typing import Final
 from kata_shimd.config.key import ABSENT, Key, Table
 from kata_shimd.config.kinds import BOOL, MAX_SECONDS, PATH, Kind, between, choice, number
 from kata_shimd.config.kinds import no_text as _no_text
-from kata_shimd.config.model import AcceleratorSetting, AgentTransport, AttachSetting, EventLoop
+from kata_shimd.config.model import AcceleratorSetting, AgentTransport, AttachSetting, EventLoop, Keeping
 
 GUEST_DIR: Final = "/var/lib/kata-shimd/guest/current"
 FACTOR: Final = Kind("number", number(0, 1000), _no_text)
@@ -47,6 +47,16 @@ SHIMD_KEYS: Final[tuple[Key, ...]] = (
         "auto: virtio-serial for the guest of `guest_dir`, vsock for Kata's",
         kata=ABSENT,
     ),
+    S.acts(
+        "keeper",
+        choice(Keeping),
+        "off",
+        "what holds a pod's connections and starts its daemon again when it dies: `launcher`, or nothing",
+        kata=ABSENT,
+    ),
+    S.acts("keeper_spare", BOOL, False, "the next daemon is started ahead: quicker, for its memory", kata=ABSENT),
+    S.acts("keeper_deaths", between(0, 1_000_000), 10, "more deaths of daemons than this end the pod ...", kata=ABSENT),
+    S.acts("keeper_seconds", between(1, 86_400, unit="seconds"), 10, "... within this time", kata=ABSENT),
     S.acts(
         "attach",
         choice(AttachSetting),

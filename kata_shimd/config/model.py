@@ -31,6 +31,11 @@ class EventLoop(StrEnum):
     ASYNCIO = "asyncio"
 
 
+class Keeping(StrEnum):
+    OFF = "off"
+    LAUNCHER = "launcher"
+
+
 class AgentTransport(StrEnum):
     AUTO = "auto"
     VIRTIO_SERIAL = "virtio-serial"
@@ -214,6 +219,10 @@ class ShimdConfig:
     accelerator: AcceleratorSetting
     event_loop: EventLoop
     agent_transport: AgentTransport
+    keeper: Keeping
+    keeper_spare: bool
+    keeper_deaths: int
+    keeper_seconds: int
     attach: AttachSetting
     guest_dir: Path
     time_scale: float

@@ -82,6 +82,7 @@ class Attach:
 def _bound(path: Path) -> socket.socket:
     """A socket that nobody can connect to before it listens; its directory is ours alone, and so is it."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)  # an earlier daemon's
     sock.bind(str(path))
     path.chmod(0o600)
     return sock

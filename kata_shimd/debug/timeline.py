@@ -48,6 +48,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "abandon-failed": "container {container}: {error}",
     "undo-failed": "container {container}: {error}",
     "destroy-sandbox-failed": "{error}",
+    "stop-not-recorded": "the pod ends, though the ledger does not say so: {error}",
     "expired": "no Create within {seconds} s",
     "events-dropped": "containerd did not take the last events",
     "attached": "process {pid} of uid {uid} has the daemon's interpreter",

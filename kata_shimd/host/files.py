@@ -3,6 +3,7 @@
 The domain's `Host` port. Every mount and directory is in the ledger before it is made, and taken away by the launcher's ``undo``.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kata_shimd.errors import HostFailed
@@ -15,8 +16,11 @@ from kata_shimd.pod.values import Mount
 class HostFiles:
     """Shares below ``shared``, which is made before the first container (`vm.share`)."""
 
-    def __init__(self, ledger: Ledger, launcher: Path, shared: Path) -> None:
-        self._ledger, self._launcher, self._shared = ledger, launcher, shared
+    def __init__(
+        self, ledger: Ledger, launcher: Path, shared: Path, *, again: Callable[[], bool] = lambda: False
+    ) -> None:
+        """``again()`` says whether what is asked for may have been done by an earlier daemon: then what is there stays."""
+        self._ledger, self._launcher, self._shared, self._again = ledger, launcher, shared, again
         self._directories: dict[str, int] = {}
 
     async def share_rootfs(self, container_id: str, rootfs: RootfsShare) -> None:
@@ -52,11 +56,18 @@ class HostFiles:
         path = self._shared / container_id
         if container_id not in self._directories:
             scope = container_scope(container_id)
-            self._directories[container_id] = self._ledger.plan(Kind.DIR, scope=scope, path=str(path))
+            known = self._recorded(path) if self._again() else None
+            self._directories[container_id] = known or self._ledger.plan(Kind.DIR, scope=scope, path=str(path))
             _make_directory(path)
         return path
 
+    def _recorded(self, path: Path) -> int | None:
+        records = self._ledger.state.live.values()
+        return next((r.n for r in records if r.kind == Kind.DIR and r.fields.get("path") == str(path)), None)
+
     def _mount(self, container_id: str, mount: Mount, target: Path) -> None:
+        if self._again() and mounts.is_mount_point(target):
+            return
         needs = (self._directories[container_id],)
         mounts.mount(self._ledger, mount, target, scope=container_scope(container_id), needs=needs)
 

@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from kata_shimd.errors import InvalidArgument
+from kata_shimd.pod.values import Stdio
 
 #: One read or write of a FIFO; Linux pipes hold 64 KiB unless enlarged.
 CHUNK: Final = 64 << 10
@@ -27,12 +28,18 @@ class FifoSource:
         self._fd = _open_fifo(path, os.O_RDONLY)
         self._holder = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
+    def fileno(self) -> int:
+        return self._fd
+
     async def read(self) -> bytes:
         while True:
             try:
                 return os.read(self._fd, CHUNK)
             except BlockingIOError:
                 await readable(self._fd)
+
+    def took(self, count: int) -> None:
+        """What was read is gone from the FIFO in any case."""
 
     def end(self) -> None:
         if self._holder >= 0:
@@ -53,13 +60,16 @@ class PipeSink:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    def fileno(self) -> int:
+        return self._fd
+
     async def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(self._fd, view[:CHUNK]) :]
             except BlockingIOError:
-                await _writable(self._fd)
+                await writable(self._fd)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -150,6 +160,9 @@ class HostStreams:
     async def settle(self, container_id: str) -> None:
         await self._settle_loggers(container_id)
 
+    def has_left(self, stdio: Stdio) -> bool:
+        return False
+
 
 def _sink(uri: str) -> FifoSink | None:
     return FifoSink(_path(uri)) if uri else None
@@ -188,7 +201,8 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
-async def _writable(fd: int) -> None:
+async def writable(fd: int) -> None:
+    """Wait until there is room."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
     loop.add_writer(fd, _wake, ready)

@@ -159,13 +159,17 @@ async def _in_thread(work: Callable[[], T]) -> T:
         else:
             done.set_result(result)  # type: ignore[arg-type]
 
+    def tell(result: T | None, error: BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it everyone who could ask
+            loop.call_soon_threadsafe(settle, result, error)
+
     def body() -> None:
         try:
             result = work()
         except Exception as error:
-            loop.call_soon_threadsafe(settle, None, error)
+            tell(None, error)
         else:
-            loop.call_soon_threadsafe(settle, result, None)
+            tell(result, None)
 
     threading.Thread(target=body, name="netns", daemon=True).start()
     return await done

@@ -3,9 +3,11 @@
 Importing it takes 50 ms and 9 MB (measured), so it is imported only by a pod in whose namespace there is something.
 """
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Final
 
 from pyroute2 import IPRoute
@@ -20,6 +22,11 @@ _INGRESS: Final = 0xFFFF_FFF1
 _INGRESS_HANDLE: Final = 0xFFFF_0000
 #: linux/if_link.h, IN6_ADDR_GEN_MODE_NONE
 _NO_ADDRESS: Final = 1
+
+#: What the kernel says when it does not know a kind of thing.
+_MISSING: Final = (errno.ENOENT, errno.EOPNOTSUPP)
+_MIRROR_MODULES: Final = "the kernel needs sch_ingress, cls_u32 and act_mirred; or set another internetworking_model"
+_NO_HINTS: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 def scan() -> picture.Picture:
@@ -53,7 +60,7 @@ def set_up_tap(index: int, name: str, mtu: int) -> None:
 def mirror(index: int, name: str, to: int) -> None:
     """Every frame that comes in at ``index`` goes out at ``to``."""
     action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": to}
-    with _netlink("redirect frames", name) as ip:
+    with _netlink("redirect frames", name, dict.fromkeys(_MISSING, _MIRROR_MODULES)) as ip:
         ip.tc("add", "ingress", index)
         ip.tc(
             "add-filter", "u32", index, parent=_INGRESS_HANDLE, protocol=_ETH_P_ALL, prio=1, target=0,
@@ -63,7 +70,8 @@ def mirror(index: int, name: str, to: int) -> None:
 
 def add_macvtap(name: str, lower: int) -> int:
     """Make a macvtap that takes all frames of ``lower``, under its MAC; the index of the new link."""
-    with _netlink("make macvtap", name) as ip:
+    missing = dict.fromkeys(_MISSING, "load the module macvtap")
+    with _netlink("make macvtap", name, {**missing, errno.EBUSY: "is another macvlan on the link?"}) as ip:
         ip.link("add", ifname=name, kind="macvtap", link=lower, macvtap_mode="passthru")
         index = int(ip.link_lookup(ifname=name)[0])
         _set_up(ip, index)
@@ -78,11 +86,11 @@ def _set_up(ip: IPRoute, index: int) -> None:
 
 
 @contextmanager
-def _netlink(step: str, obj: str) -> Iterator[IPRoute]:
+def _netlink(step: str, obj: str, hints: Mapping[int, str] = _NO_HINTS) -> Iterator[IPRoute]:
     try:
         with IPRoute() as ip:
             yield ip
     except NetlinkError as error:
-        raise HostFailed(step, obj, os.strerror(error.code)) from error
+        raise HostFailed(step, obj, os.strerror(error.code), hint=hints.get(error.code, "")) from error
     except OSError as error:
         raise HostFailed(step, obj, error.strerror or str(error)) from error

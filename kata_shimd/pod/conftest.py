@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,7 +32,14 @@ class World:
         )  # fmt: skip
         self.notes: list[str] = []
         south = South(self.starter, self.files, self.streams, self.events)
-        self.pod = Pod(south, group, budgets, note=lambda event, **_: self.notes.append(event))
+        self.on_stopping: Callable[[], None] = lambda: None
+        self.pod = Pod(
+            south,
+            group,
+            budgets,
+            note=lambda event, **_: self.notes.append(event),
+            on_stopping=lambda: self.on_stopping(),
+        )
 
     @property
     def guest(self) -> testing.Guest:

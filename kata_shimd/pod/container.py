@@ -44,7 +44,7 @@ class Container:
         self.init = Process(agent, container_id, "", bundle, stdio, budgets)
         self.init.pid = pid
         self.execs: dict[str, Process] = {}
-        self._exec_specs: dict[str, Mapping[str, Any]] = {}
+        self.exec_specs: dict[str, Mapping[str, Any]] = {}
         #: Of the spec's resources, what its control group has by the file's name.
         self.unified: Mapping[str, Any] = {}
         #: The last counters of the guest's; Stats answers them after the end.
@@ -126,7 +126,7 @@ class Container:
             raise FailedPrecondition("exec", f"{self.id}/{spec.exec_id}", f"the container is {state}")
         process = Process(self._agent, self.id, spec.exec_id, self.bundle, spec.stdio, self._budgets)
         self.execs[spec.exec_id] = process
-        self._exec_specs[spec.exec_id] = process_for_guest(spec.process)
+        self.exec_specs[spec.exec_id] = process_for_guest(spec.process)
         self._publisher.publish(events.ExecAdded(self.id, spec.exec_id))
 
     async def start_exec(self, exec_id: str) -> int:
@@ -146,7 +146,7 @@ class Container:
 
     async def _exec(self, process: Process) -> None:
         try:
-            await self._agent.exec_process(self.id, process.exec_id, self._exec_specs[process.exec_id])
+            await self._agent.exec_process(self.id, process.exec_id, self.exec_specs[process.exec_id])
         except ShimError:
             await process.finish_streams()
             raise
@@ -161,8 +161,20 @@ class Container:
             process.life.check(Do.DELETE)
             await process.finish_streams()
             process.life.commit(Do.DELETE)
-            del self.execs[exec_id], self._exec_specs[exec_id]
+            del self.execs[exec_id], self.exec_specs[exec_id]
         return process.pid, process.exit or Exit(0, 0)
+
+    # --- an earlier daemon's ---------------------------------------------------------------------------------------
+
+    def recall_exec(self, exec_id: str, stdio: Stdio, spec: Mapping[str, Any]) -> Process:
+        process = Process(self._agent, self.id, exec_id, self.bundle, stdio, self._budgets)
+        self.execs[exec_id], self.exec_specs[exec_id] = process, spec
+        return process
+
+    async def take_up(self) -> None:
+        """Take up the lives of all processes that an earlier daemon followed."""
+        for process in tuple(self.processes()):
+            await process.take_up(self._streams, self._group, self._process_exited)
 
     # --- ends ----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from kata_shimd.errors import (
     AlreadyExists,
-    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -22,12 +21,13 @@ from kata_shimd.errors import (
     Unavailable,
     VmFailed,
 )
-from kata_shimd.pod import events, storage
+from kata_shimd.pod import events, memory, storage
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod.container import Container
+from kata_shimd.pod.kill import Killer
 from kata_shimd.pod.lifecycle import Do
 from kata_shimd.pod.ports import Agent, Host, Publisher, Streams, Vm, Vmm
-from kata_shimd.pod.process import SIGKILL, Budgets, Process, is_gone
+from kata_shimd.pod.process import SIGKILL, Budgets
 from kata_shimd.pod.values import LOST, CreateSpec, ExecSpec, Exit, VmExit, check_id
 from kata_shimd.pod.watch import Note, Watch
 
@@ -73,6 +73,7 @@ class Pod:
         self._main = ""
         self._ending = False
         self._stop: asyncio.Task[None] | None = None
+        self._killer = Killer(group, budgets, note, self.booted)
 
     # --- the VM --------------------------------------------------------------------------------------------------
 
@@ -88,9 +89,11 @@ class Pod:
             self._note("boot-failed", error=str(error))
             self._running.set_exception(error)
             self._running.exception()  # it may never be asked for
-            self._vm_ended.set()
+            self._lose_restored(error)
             return
         self._running.set_result((vm, agent))
+        if self._main in self.containers and self.containers[self._main].init.life.ended:
+            self._begin_stop()  # an earlier daemon had told its end, and died before the VM's
         watch = Watch(vm, agent, self._south.publisher, self._budgets, self._note)
         watches = watch.begin(self._group, ending=lambda: self._ending, knows=self.containers.__contains__)
         try:
@@ -104,6 +107,23 @@ class Pod:
         self._note("vm-ended", cause=end.cause, expected=self._ending, **end.detail)
         for container in tuple(self.containers.values()):
             container.lose(Exit(LOST, end.at_ns))
+        self._vm_ended.set()
+
+    def restore(self, memories: Mapping[str, Mapping[str, Any]], agent: Agent) -> None:
+        """Before `begin`: be the pod that an earlier daemon left. ``memories``: containers, in the order they were created."""
+        for container_id, past in memories.items():
+            request = CreateSpec(container_id, memory.bundle(past), (), memory.stdio(past["init"]))
+            container = self._container(request, past["init"]["pid"], agent)
+            memory.recall(container, past)
+            self.containers[container_id] = container
+            self._group.create_task(container.take_up(), name=f"take up {container_id}")
+            self._main = self._main or container_id
+            self._created_once = True
+
+    def _lose_restored(self, error: ShimError) -> None:
+        """There is no VM to go on with: what ran in it has ended. A pod that never had one has nothing to lose."""
+        if self.containers:
+            self._lose(VmExit(str(error), time.time_ns()))
         self._vm_ended.set()
 
     def _expire_after(self, seconds: float) -> None:
@@ -187,7 +207,7 @@ class Pod:
         plan = storage.plan(request.container_id, request.bundle, spec, request.rootfs)
         guest = oci.for_guest(spec, request.container_id, plan, seccomp=self._guest_seccomp)
         vm, agent = await self.booted()
-        container = self._container(request, vm, agent)
+        container = self._container(request, vm.pid, agent)
         container.unified = oci.unified((spec.get("linux") or {}).get("resources") or {})
         try:
             await container.init.open_streams(self._south.streams)
@@ -222,7 +242,7 @@ class Pod:
         if kind is not oci.Kind.CONTAINER and self._main:
             raise InvalidArgument("create container", container_id, f"the pod has its {kind.value} container already")
 
-    def _container(self, request: CreateSpec, vm: Vm, agent: Agent) -> Container:
+    def _container(self, request: CreateSpec, pid: int, agent: Agent) -> Container:
         return Container(
             request.container_id,
             request.bundle,
@@ -232,7 +252,7 @@ class Pod:
             publisher=self._south.publisher,
             group=self._group,
             budgets=self._budgets,
-            pid=vm.pid,
+            pid=pid,
             on_init_exit=self._init_exited,
         )
 
@@ -285,54 +305,12 @@ class Pod:
         return container.init.pid
 
     async def kill(self, container_id: str, exec_id: str, number: int, *, everyone: bool) -> None:
-        """Signal a process. A SIGKILL that the guest does not carry out ends the VM: Kill always works.
+        """Signal a process; see `kill.Killer`.
 
-        For an exec only when nobody answers: what a guest refuses there, the container's SIGKILL still does.
+        :raises NotFound: no such process, or it has ended
         """
         container = self.container(container_id)
-        process = container.process(exec_id)
-        said = "the agent sent SIGKILL, and the process lives on"
-        try:
-            await container.kill(process, number, everyone=everyone)
-        except ShimError as error:
-            if number != SIGKILL or process.life.ended or (exec_id and not is_gone(error)):
-                raise
-            if is_gone(error):
-                await self._escalate(process, str(error))
-                return
-            said = str(error)
-            if not isinstance(error, NotFound):
-                await self._see_dead(process, said)
-                return
-            self._group.create_task(self._watch_death(process, said), name=f"see dead {container_id}")
-            raise
-        if number == SIGKILL and not exec_id:
-            self._group.create_task(self._watch_death(process, said), name=f"see dead {container_id}")
-
-    async def _watch_death(self, process: Process, said: str) -> None:
-        try:
-            await self._see_dead(process, said)
-        except ShimError as error:
-            self._note("kill-failed", container=process.container_id, exec=process.exec_id, error=str(error))
-
-    async def _see_dead(self, process: Process, said: str) -> None:
-        """Whatever the agent says to SIGKILL: init ends soon, or the guest is not to be trusted with it."""
-        try:
-            async with asyncio.timeout(self._budgets.kill):
-                await process.wait()
-        except TimeoutError:
-            await self._escalate(process, said)
-
-    async def _escalate(self, process: Process, why: str) -> None:
-        """:raises DeadlineExceeded: not even QEMU's SIGKILL was carried out in time"""
-        self._note("kill-escalated", container=process.container_id, exec=process.exec_id, error=why)
-        vm, _ = await self.booted()
-        vm.kill()
-        try:
-            async with asyncio.timeout(self._budgets.kill):
-                await process.wait()
-        except TimeoutError as error:
-            raise DeadlineExceeded("kill", process.life.name, "QEMU has not ended after SIGKILL") from error
+        await self._killer.kill(container, container.process(exec_id), number, everyone=everyone)
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         """Change a live container's limits in the guest.
@@ -429,10 +407,16 @@ class Pod:
         return True
 
     def stop(self) -> None:
-        """The pod ends. It is on record before anyone is told, for `delete` follows on the heels of Shutdown's reply."""
-        if not self.stopping.is_set():
+        """The pod ends. It is on record before anyone is told, for `delete` follows on the heels of Shutdown's reply; a record that
+        cannot be written, because the disk is full, does not keep it alive.
+        """
+        if self.stopping.is_set():
+            return
+        try:
             self._on_stopping()
-            self.stopping.set()
+        except ShimError as error:
+            self._note("stop-not-recorded", error=str(error))
+        self.stopping.set()
 
     def report(self) -> Mapping[str, Any]:
         """What there is, for people: the REPL, `why`, logs."""

@@ -6,11 +6,11 @@ with nothing else; but InvalidArgument and ResourceExhausted when our own reques
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from kata_shimd.pod.events import Event
 from kata_shimd.pod.storage import RootfsShare, Share
-from kata_shimd.pod.values import GuestStorage, Sandbox, VmExit
+from kata_shimd.pod.values import GuestStorage, Sandbox, Stdio, VmExit
 
 
 class Agent(Protocol):
@@ -124,6 +124,10 @@ class Source(Protocol):
         """Some bytes, or empty when every writer has gone and the client has closed it."""
         ...
 
+    def took(self, count: int) -> None:
+        """The process has taken ``count`` bytes of what was read."""
+        ...
+
     def end(self) -> None:
         """The client sends no more: `read` returns what is there and then empty."""
         ...
@@ -141,6 +145,28 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class KeepingSink(Sink, Protocol):
+    """A sink that has memory of its own, which outlives the daemon."""
+
+    def keep(self, data: bytes) -> None:
+        """Take all of it at once. :raises HostFailed: the host has no memory left"""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were kept and not handed on yet."""
+        ...
+
+    async def hand_on(self) -> int:
+        """Hand some of it on, however long the reader takes; how much. :raises OSError: nobody can ever read it"""
+        ...
+
+    def drop(self) -> None:
+        """What waits is not wanted any more."""
+        ...
+
+
 class Streams(Protocol):
     """Opens a process's standard streams; an empty path gives None.
 
@@ -153,6 +179,10 @@ class Streams(Protocol):
 
     async def settle(self, container_id: str) -> None:
         """Every sink of the container is closed: let what reads them come to its end, for a while. Never fails."""
+        ...
+
+    def has_left(self, stdio: Stdio) -> bool:
+        """Whether an earlier daemon left output there that has not been handed on."""
         ...
 
 

@@ -17,7 +17,7 @@ from kata_shimd import supervise
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, FailedPrecondition, NotFound, ShimError, Unavailable
 from kata_shimd.pod.lifecycle import EXEC, INIT, Do, Life, State
 from kata_shimd.pod.ports import Agent, Sink, Streams
-from kata_shimd.pod.pump import Input, Output
+from kata_shimd.pod.pump import Input, Output, output_to
 from kata_shimd.pod.values import LOST, Exit, Snapshot, Stdio
 
 _log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class Process:
         self.life = Life(f"{container_id}/{exec_id}" if exec_id else container_id, EXEC if exec_id else INIT)
         self.turn = asyncio.Lock()
         self.pid = 0
+        #: The client has said that it sends no more.
+        self.stdin_ended = False
         self._agent = agent
         self._budgets = budgets
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -99,7 +101,7 @@ class Process:
             self._outputs += (self._output(self._agent.read_stderr, err),)
 
     def _output(self, read: Callable[[str, str, int], Awaitable[bytes]], sink: Sink | None) -> Output:
-        return Output(self._reader(read), sink, stall=self._budgets.reader_stall)
+        return output_to(self._reader(read), sink, stall=self._budgets.reader_stall)
 
     def _reader(self, read: Callable[[str, str, int], Awaitable[bytes]]) -> Callable[[int], Awaitable[bytes]]:
         return lambda length: read(self.container_id, self.exec_id, length)
@@ -112,8 +114,38 @@ class Process:
 
     def close_stdin(self) -> None:
         """CloseIO: never waits, never fails (`users.md` §1, 6)."""
+        self.stdin_ended = True
         if self._input is not None:
             self._input.end()
+
+    def recall(self, state: State, pid: int, exit_: Exit | None, *, stdin_ended: bool) -> None:
+        """Be the process that an earlier daemon knew."""
+        self.life.state, self.pid, self.stdin_ended = state, pid, stdin_ended
+        if exit_ is not None:
+            self._exit.set_result(exit_)
+
+    async def take_up(
+        self,
+        streams: Streams,
+        group: asyncio.TaskGroup,
+        on_exit: Callable[["Process", Exit], Awaitable[None]],
+    ) -> None:
+        """Take up the streams that an earlier daemon had open, and if it runs, its life."""
+        if self.exec_id and self.life.state is State.CREATED:
+            return
+        if self.life.ended and not streams.has_left(self.stdio):
+            return
+        try:
+            await self.open_streams(streams)
+        except ShimError as error:
+            _log.error("streams of %s cannot be taken up: %s", self.life.name, error)
+        if self.stdin_ended:
+            self.close_stdin()
+        if self.life.ended:
+            self._followed = True
+            self._pump(group)
+        elif self.life.state is not State.CREATED:
+            self.follow(group, on_exit)
 
     # --- the life after Start ------------------------------------------------------------------------------------
 
@@ -122,11 +154,13 @@ class Process:
         if self._followed:
             return
         self._followed = True
-        name = self.life.name
+        self._pump(group)
+        self._tasks.append(group.create_task(self._until_exit(group, on_exit), name=f"wait {self.life.name}"))
+
+    def _pump(self, group: asyncio.TaskGroup) -> None:
         for output in self._outputs:
-            self._readers.append(group.create_task(output.read_guest(), name=f"read {name}"))
-            self._tasks.append(group.create_task(output.write_host(), name=f"write {name}"))
-        self._tasks.append(group.create_task(self._until_exit(group, on_exit), name=f"wait {name}"))
+            self._readers.append(group.create_task(output.read_guest(), name=f"read {self.life.name}"))
+            self._tasks.append(group.create_task(output.write_host(), name=f"write {self.life.name}"))
 
     async def _until_exit(
         self, group: asyncio.TaskGroup, on_exit: Callable[["Process", Exit], Awaitable[None]]

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from kata_shimd.errors import ShimError
-from kata_shimd.pod.ports import Sink, Source
+from kata_shimd.pod.ports import KeepingSink, Sink, Source
 
 _log = logging.getLogger(__name__)
 
@@ -85,15 +85,22 @@ class Output:
 
     async def _put(self, data: bytes) -> bool:
         async with self._changed:
-            self._waiting.append(data)
-            self._size += len(data) + PIECE
+            self._store(data)
             self._changed.notify_all()
-            if self._size > MAX_DRAIN and self._draining:
+            if self._load() > MAX_DRAIN and self._draining:
                 return False
-            while self._size > HIGH_WATER and not self._draining:
+            while self._load() > HIGH_WATER and not self._draining:
                 await self._wait_taken()
             self.stalled.clear()
         return True
+
+    def _store(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._size += len(data) + PIECE
+
+    def _load(self) -> int:
+        """What waits here, in bytes."""
+        return self._size
 
     async def _wait_taken(self) -> None:
         try:
@@ -123,6 +130,49 @@ class Output:
             self._changed.notify_all()
 
 
+class KeptOutput(Output):
+    """An output whose sink keeps what waits, so that it outlives us."""
+
+    def __init__(self, read: Callable[[int], Awaitable[bytes]], sink: KeepingSink, *, stall: float) -> None:
+        super().__init__(read, sink, stall=stall)
+        self._keeper = sink
+
+    async def write_host(self) -> None:
+        try:
+            while await self._some():
+                self.taken += await self._keeper.hand_on()
+                await self.wake()
+        except OSError as error:
+            _log.warning("the reader of a stream is gone: %s", error)
+            await self._discard()
+        finally:
+            self.close()
+
+    def _store(self, data: bytes) -> None:
+        self._keeper.keep(data)
+
+    def _load(self) -> int:
+        return self._keeper.waiting
+
+    async def _some(self) -> bool:
+        """Wait until something waits to be handed on; False at the end."""
+        async with self._changed:
+            while not self._keeper.waiting and not self._eof:
+                await self._changed.wait()
+        return self._keeper.waiting > 0
+
+    async def _discard(self) -> None:
+        while await self._some():
+            self._keeper.drop()
+            await self.wake()
+
+
+def output_to(read: Callable[[int], Awaitable[bytes]], sink: Sink | None, *, stall: float) -> Output:
+    if isinstance(sink, KeepingSink):
+        return KeptOutput(read, sink, stall=stall)
+    return Output(read, sink, stall=stall)
+
+
 class Input:
     """stdin from the host to the guest. At its end, or when there is none, the guest's stdin is closed."""
 
@@ -149,7 +199,10 @@ class Input:
     async def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[await self._write(bytes(view)) :]
+            taken = await self._write(bytes(view))
+            if self._source is not None:
+                self._source.took(taken)
+            view = view[taken:]
 
     def end(self) -> None:
         """CloseIO: what is in the FIFO is still copied, then the guest's stdin is closed."""

@@ -20,6 +20,8 @@ SHM: Final = "/dev/shm"
 #: Bytes, where the host made none.
 DEFAULT_SHM: Final = 64 << 20
 
+#: The guest cannot tell a mount below a shared directory from the directory: one that is read-only is so throughout.
+_READ_ONLY: Final = frozenset({"ro", "rro"})
 #: The guest makes these itself; a host directory there would show the host.
 _GUEST_OWN: Final = ("/proc", "/sys", "/dev/pts", "/dev/mqueue")
 
@@ -113,7 +115,7 @@ def _plan_mount(container_id: str, index: int, mount: dict[str, Any]) -> tuple[S
         return None, mount
     resolved = _resolve(source)
     name = f"{index}-{resolved.name or 'root'}"
-    share = Share(resolved, name, readonly="ro" in options)
+    share = Share(resolved, name, readonly=not _READ_ONLY.isdisjoint(options))
     return share, {**mount, "type": "bind", "source": str(GUEST_SHARED / container_id / "mounts" / name)}
 
 

@@ -385,6 +385,18 @@ async def test_pod_ends_with_the_container_that_made_it(world):
         await w.starter.machine.wait()
 
 
+async def test_a_stop_that_cannot_be_recorded_is_a_stop(world):
+    async with world() as w:
+
+        def full() -> None:
+            raise HostFailed("write ledger", "pod", "No space left on device")
+
+        w.on_stopping = full
+        assert w.pod.shutdown()
+        assert w.pod.stopping.is_set()
+        assert "stop-not-recorded" in w.notes
+
+
 async def test_shutdown_is_a_hint_while_containers_are_left(world):
     async with world() as w:
         await w.create()

@@ -117,3 +117,10 @@ def test_shared_memory_without_a_mount_of_the_hosts(mounts):
     """A directory that is no mount would show the size of the whole disk."""
     assert f"size={64 << 20}" in storage.shm({"mounts": mounts}).options
     assert "mode=1777" in storage.shm({"mounts": [{"destination": "/dev/shm", "source": "/usr"}]}).options
+
+
+@pytest.mark.parametrize(("option", "readonly"), [("ro", True), ("rro", True), ("rw", False)])
+def test_a_share_is_read_only_in_either_way(tmp_path, option, readonly):
+    bind = {"type": "bind", "destination": "/data", "source": str(tmp_path), "options": ["rbind", option]}
+    (share,) = plan(tmp_path, bind).shares
+    assert share.readonly is readonly

@@ -12,7 +12,7 @@ from typing import Any
 from kata_shimd.errors import AgentRefused, Code, Unavailable
 from kata_shimd.pod.events import Event
 from kata_shimd.pod.storage import RootfsShare, Share
-from kata_shimd.pod.values import GuestStorage, Sandbox, VmExit
+from kata_shimd.pod.values import GuestStorage, Sandbox, Stdio, VmExit
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -239,10 +239,14 @@ class MemorySource:
 
     def __init__(self) -> None:
         self.data: asyncio.Queue[bytes] = asyncio.Queue()
+        self.taken = 0
         self.closed = False
 
     async def read(self) -> bytes:
         return await self.data.get()
+
+    def took(self, count: int) -> None:
+        self.taken += count
 
     def end(self) -> None:
         self.data.put_nowait(b"")
@@ -287,6 +291,9 @@ class Streams:
 
     async def settle(self, container_id: str) -> None:
         self.settled.append((container_id, [sink.closed for sink in self.sinks.values()]))
+
+    def has_left(self, stdio: Stdio) -> bool:
+        return False
 
     def _sink(self, uri: str) -> MemorySink | None:
         return self.sinks.setdefault(uri, MemorySink()) if uri else None

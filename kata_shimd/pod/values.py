@@ -44,6 +44,18 @@ class Stdio:
     terminal: bool = False
 
 
+class Chunk(bytes):
+    """Output of a process, and the number of the call that brought it; 0 where nobody counts."""
+
+    call = 0
+
+
+class Taken(int):
+    """How many bytes of input a process took, and the number of the call that told; 0 where nobody counts."""
+
+    call = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a process ended: its status (128 + n for signal n) and when, in nanoseconds since the epoch."""

@@ -12,8 +12,9 @@ told that there is none, and never asks again.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from kata_shimd.api import pod as pb
 from kata_shimd.api import wkt
@@ -24,16 +25,27 @@ _log = logging.getLogger(__name__)
 class Abandonment:
     """Knows which connection spoke of which container, and which containers `delete` was run for."""
 
-    def __init__(self, group: asyncio.TaskGroup, remove: Callable[[str], Awaitable[None]]) -> None:
-        self._group, self._remove = group, remove
+    def __init__(
+        self,
+        group: asyncio.TaskGroup,
+        remove: Callable[[str], Awaitable[None]],
+        *,
+        spoken: Mapping[str, Iterable[str]] = MappingProxyType({}),
+        record: Callable[[str, Collection[str]], None] = lambda _connection, _ids: None,
+    ) -> None:
+        """``spoken`` is what an earlier daemon has recorded: containers by connection; ``record`` is told what there is to add."""
+        self._group, self._remove, self._record = group, remove, record
         self._spoken: defaultdict[str, set[str]] = defaultdict(set)
+        self._spoken.update((connection, set(ids)) for connection, ids in spoken.items())
         self._given_up: set[str] = set()
         #: Containers whose Create is under way, by the connection that waits for it.
         self._creating: defaultdict[str, set[str]] = defaultdict(set)
 
     def seen(self, connection: str, container_id: str) -> None:
         """containerd spoke of a container on a connection."""
-        self._spoken[connection].add(container_id)
+        if container_id not in self._spoken[connection]:
+            self._spoken[connection].add(container_id)
+            self._record(connection, self._spoken[connection])
         self._given_up.discard(container_id)
 
     @contextmanager
@@ -52,6 +64,7 @@ class Abandonment:
         for container_id in self._creating.get(connection, ()):
             self._begin(container_id)
         spoken = self._spoken.pop(connection, set())
+        self._record(connection, ())
         for container_id in spoken & self._given_up:
             self._consider(container_id)
 

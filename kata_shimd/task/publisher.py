@@ -10,6 +10,7 @@ import logging
 import socket
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,11 +31,27 @@ MAX_WAITING: Final = 65536
 
 
 class EventPublisher:
-    """Run `run` as a task; `drained` tells when nothing waits. containerd has ``attempt`` seconds to take one event."""
+    """Run `run` as a task; `drained` tells when nothing waits. containerd has ``attempt`` seconds to take one event.
 
-    def __init__(self, address: str, namespace: str, *, attempt: float) -> None:
+    ``record(number, event)`` is told of each event that waits, and with None of each that has been taken; ``barrier()`` is called
+    before an event can be seen outside; ``channel(address)`` reaches containerd.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        namespace: str,
+        *,
+        attempt: float,
+        record: Callable[[int, bytes | None], None] = lambda _number, _event: None,
+        barrier: Callable[[], None] = lambda: None,
+        channel: Callable[[str], Awaitable[Client]] | None = None,
+    ) -> None:
         self._address, self._namespace, self._attempt = address, namespace, attempt
-        self._waiting: deque[forward.ForwardRequest] = deque(maxlen=MAX_WAITING)
+        self._record, self._barrier = record, barrier
+        self._channel = channel or _channel
+        self._waiting: deque[tuple[int, forward.ForwardRequest]] = deque(maxlen=MAX_WAITING)
+        self._number = 0
         self._more = asyncio.Event()
         self.drained = asyncio.Event()
         self.drained.set()
@@ -51,7 +68,18 @@ class EventPublisher:
         if not self._address:
             _log.info("event %s has nowhere to go", topic)
             return
-        self._waiting.append(forward.ForwardRequest(envelope=envelope))
+        request = forward.ForwardRequest(envelope=envelope)
+        self._record(self._number + 1, wire.encode(request))
+        self._enqueue(self._number + 1, request)
+
+    def restore(self, waiting: Mapping[int, bytes]) -> None:
+        """Before `run`: events that an earlier daemon had recorded, and that were not taken."""
+        for number, event in sorted(waiting.items()):
+            self._enqueue(number, wire.decode(forward.ForwardRequest, event))
+
+    def _enqueue(self, number: int, request: forward.ForwardRequest) -> None:
+        self._number = number
+        self._waiting.append((number, request))
         self.drained.clear()
         self._more.set()
 
@@ -62,8 +90,8 @@ class EventPublisher:
             await self._more.wait()
             try:
                 async with asyncio.timeout(self._attempt):
-                    sock = await _connect(self._address)
-                async with Client(sock) as client:
+                    channel = await self._channel(self._address)
+                async with channel as client:
                     pause = RETRY_SECONDS[0]
                     await self._send_all(client)
             except (ShimError, OSError, TimeoutError) as error:
@@ -74,10 +102,13 @@ class EventPublisher:
     async def _send_all(self, client: Client) -> None:
         while True:
             while self._waiting:
-                event = self._waiting[0]
+                number, event = self._waiting[0]
+                self._barrier()
                 await self._send(client, event)
-                if self._waiting and self._waiting[0] is event:
+                self._record(number, None)
+                if self._waiting and self._waiting[0][0] == number:
                     self._waiting.popleft()
+            self._barrier()
             self.drained.set()
             self._more.clear()
             await self._more.wait()
@@ -92,7 +123,12 @@ class EventPublisher:
             _log.error("containerd refuses the event %s: %s", topic, error)
 
 
-async def _connect(address: str) -> socket.socket:
+async def _channel(address: str) -> Client:
+    return Client(await dial(address))
+
+
+async def dial(address: str) -> socket.socket:
+    """Connect to containerd's ttrpc socket. :raises OSError: nobody is there"""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

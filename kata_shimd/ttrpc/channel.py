@@ -57,7 +57,7 @@ class FrameSource:
     def _ready(self) -> None:
         # One read per turn of the loop: a busy peer must not keep the others from theirs.
         try:
-            data = os.read(self._fd, READ_SIZE)
+            data = self._read()
         except BlockingIOError:
             return
         except OSError as error:
@@ -67,6 +67,9 @@ class FrameSource:
             self._receive(data)
         else:
             self._end(None)
+
+    def _read(self) -> bytes:
+        return os.read(self._fd, READ_SIZE)
 
     def _end(self, error: OSError | None) -> None:
         self.close()
@@ -105,7 +108,7 @@ class FrameSink:
 
     def uncork(self) -> None:
         self._corked = False
-        if self._queue and not self._waiting:
+        if self._queued and not self._waiting:
             self._flush()
 
     def write(self, data: bytes) -> None:
@@ -114,7 +117,7 @@ class FrameSink:
         if self._queued > self._limits.write_max:
             self._break(Unavailable("send", cause=f"the peer has left {self._queued} bytes lying"))
             return
-        self._queue.append(memoryview(data))
+        self._put(data)
         self._queued += len(data)
         self._since_turn += len(data)
         if not (self._corked or self._waiting):
@@ -152,7 +155,7 @@ class FrameSink:
 
     def _flush(self) -> None:
         try:
-            while self._queue:
+            while self._queued:
                 sent = self._send()
                 if not sent:
                     break
@@ -160,12 +163,15 @@ class FrameSink:
         except OSError as error:
             self._break(_gone(error))
             return
-        if self._queue:
+        if self._queued:
             self._wait()
         else:
             self._idle()
         if self._waiters:
             self._wake()
+
+    def _put(self, data: bytes) -> None:
+        self._queue.append(memoryview(data))
 
     def _send(self) -> int:
         try:
@@ -178,6 +184,9 @@ class FrameSink:
     def _forget(self, sent: int) -> None:
         self._queued -= sent
         self._taken += sent
+        self._drop(sent)
+
+    def _drop(self, sent: int) -> None:
         while sent:
             first = self._queue[0]
             if len(first) > sent:

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from ..errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, ShimError, Unavailable
 from .channel import FrameSink, FrameSource, Limits
-from .connection import connection_lost
+from .connection import SinkMaker, SourceMaker, connection_lost
 from .envelope import NO_METADATA, Metadata, Response
 from .events import DataReceived, Event, Ignored, PeerHostile, ResponseReceived, StreamFailed
 from .inbox import Inbox
@@ -34,8 +34,8 @@ class Client:
         *,
         limits: Limits | None = None,
         on_lost: Callable[[ShimError], None] | None = None,
-        source: type[FrameSource] = FrameSource,
-        sink: type[FrameSink] = FrameSink,
+        source: SourceMaker = FrameSource,
+        sink: SinkMaker = FrameSink,
     ) -> None:
         self._limits = limits or Limits()
         self._sock = sock
@@ -114,16 +114,26 @@ class Client:
     async def _call(
         self, service: str, method: str, payload: bytes, timeout: float | None, metadata: Metadata
     ) -> bytes:
-        stream, frame = self._protocol.send_request(
-            service, method, payload, timeout_nano=_nanoseconds(timeout), metadata=metadata
-        )
-        call = self._calls[stream] = UnaryCall(f"{service}/{method}")
-        self._sink.write(frame)
+        stream, call = self._begin(service, method, payload, timeout, metadata)
         try:
             return await call.reply
         finally:
             self._forget(stream)
             call.settle()
+
+    def _begin(
+        self, service: str, method: str, payload: bytes, timeout: float | None, metadata: Metadata
+    ) -> "tuple[int, UnaryCall]":
+        stream, frame = self._protocol.send_request(
+            service, method, payload, timeout_nano=_nanoseconds(timeout), metadata=metadata
+        )
+        call = self._calls[stream] = UnaryCall(f"{service}/{method}")
+        self._sent(stream, frame)
+        self._sink.write(frame)
+        return stream, call
+
+    def _sent(self, stream: int, frame: bytes) -> None:
+        """A call is about to be sent; for a subclass that keeps account."""
 
     async def _ready(self) -> None:
         """Wait for room. Raises the error of the connection when it is gone."""

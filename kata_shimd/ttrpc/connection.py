@@ -23,6 +23,10 @@ from .service import Boundary, Call, Method, now, status_of
 #: (service, method) → how to do it
 Table = dict[tuple[str, str], Method[Any, Any]]
 
+#: How a connection's bytes come in and go out; the classes themselves, unless there is more to it.
+SourceMaker = Callable[[int, Callable[[bytes], None], Callable[[OSError | None], None]], FrameSource]
+SinkMaker = Callable[[int, Limits, Callable[[ShimError], None]], FrameSink]
+
 #: What a call came to: a reply; a failure; or None, the end of a stream of replies.
 Outcome = bytes | Status | None
 
@@ -39,8 +43,8 @@ class ServerConnection:
         boundary: Boundary,
         limits: Limits,
         on_lost: Callable[["ServerConnection", ShimError], None],
-        source: type[FrameSource],
-        sink: type[FrameSink],
+        source: SourceMaker,
+        sink: SinkMaker,
     ) -> None:
         self.name = name
         self._sock = sock

@@ -8,7 +8,7 @@ an exception for anything a peer can send.
 The answers to every malformed input are listed in docs/ttrpc.md. Facts: containerd.md §3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Final
 
@@ -275,6 +275,11 @@ class Connection:
         if kind is Kind.OPEN and not payload:
             flags |= NO_DATA  # without it Rust's server takes the empty payload for a first message
         return stream, frames.pack(stream, frames.REQUEST, flags, data)
+
+    def restore(self, live: Iterable[int], next_id: int) -> None:
+        """Before the first frame: go on from where another end of this connection was. ``live``: unary calls under way."""
+        self._streams.update(dict.fromkeys(live, State.UNARY))
+        self._next_id = next_id
 
     def forget(self, stream: int) -> None:
         """The caller has given up: what still arrives for the stream is dropped. ttrpc cannot tell the server."""

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Self
 
 from ..errors import ShimError, Unavailable
 from .channel import FrameSink, FrameSource, Limits
-from .connection import ServerConnection, Table
+from .connection import ServerConnection, SinkMaker, SourceMaker, Table
 from .service import Boundary, DefaultBoundary, Service
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,9 @@ class Server:
         on_open: Callable[[str], None] = _nothing,
         on_lost: Callable[[str], None] = _nothing,
         drain_budget: float = 10.0,
-        source: type[FrameSource] = FrameSource,
-        sink: type[FrameSink] = FrameSink,
+        outlived: bool = False,
+        source: SourceMaker = FrameSource,
+        sink: SinkMaker = FrameSink,
     ) -> None:
         self._listener = listener
         self._table: Table = {(s.name, name): method for s in services for name, method in s.methods.items()}
@@ -79,6 +80,8 @@ class Server:
         self._next_name = first_name
         self._on_open, self._on_lost = on_open, on_lost
         self._drain_budget = drain_budget
+        #: Connections are left as they are when everything fails: somebody else holds them too, and goes on.
+        self._outlived = outlived
         self._source, self._sink = source, sink
         self._connections: dict[str, ServerConnection] = {}
         self._closing = False
@@ -120,15 +123,31 @@ class Server:
         """The names of the open connections, oldest first."""
         return tuple(self._connections)
 
-    def adopt(self, sock: socket.socket, name: str | None = None) -> str:
-        """Serve a connected socket, which becomes ours; ``name`` is for one that had its name from an earlier server."""
+    def adopt(
+        self,
+        sock: socket.socket,
+        name: str | None = None,
+        *,
+        source: SourceMaker | None = None,
+        sink: SinkMaker | None = None,
+    ) -> str:
+        """Serve a connected socket, which becomes ours; ``name`` is for one that had its name from an earlier server, ``source``
+        and ``sink`` for one that is received and sent in a way of its own."""
         if self._group is None or self._closing:
             sock.close()
             raise Unavailable("adopt connection", name or "", "the server is not running")
         name = self._reserve(name)
         sock.setblocking(False)
         connection = ServerConnection(
-            name, sock, self._table, self._group, self._boundary, self._limits, self._lost, self._source, self._sink
+            name,
+            sock,
+            self._table,
+            self._group,
+            self._boundary,
+            self._limits,
+            self._lost,
+            source or self._source,
+            sink or self._sink,
         )
         self._connections[name] = connection
         self._on_open(name)
@@ -158,8 +177,12 @@ class Server:
         assert self._closed is not None
         try:
             await self._closed.wait()
-        finally:
+        except asyncio.CancelledError:
+            if self._outlived:
+                raise
             self._abort()
+            raise
+        self._abort()
 
     def _abort(self) -> None:
         self._stop_listening()

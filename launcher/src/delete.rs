@@ -8,6 +8,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use rustix::fd::OwnedFd;
+
 use crate::args::Args;
 use crate::bundle::{Bundle, Role};
 use crate::daemon;
@@ -17,7 +19,7 @@ use crate::failure::{During, Outcome};
 use crate::ledger::{Ledger, PodDir};
 use crate::lock::Lock;
 use crate::pod::{Pod, run_from_environment};
-use crate::process::{Identity, has_ended};
+use crate::process::has_ended;
 use crate::undo::{POD, Undo};
 
 /// containerd allows 5 s; the rest is for it to start us and read the answer.
@@ -97,25 +99,31 @@ fn clean_up_locked(pod: &Pod, id: &str, deadline: Deadline) -> Outcome<Done> {
     let ledger = Ledger::read(&dir)?.unwrap_or_default();
     let vm = ledger.process("qemu").and_then(|vm| vm.identity);
     let done = Done { vm_pid: vm.and_then(|vm| vm.pid.try_into().ok()).unwrap_or(0), warnings: Vec::new() };
-    let daemon = ledger.process("daemon").and_then(|daemon| daemon.identity);
-    if let Some(daemon) = daemon
-        && !is_gone(pod, id, daemon, &ledger, deadline).during("look for daemon", daemon.pid)?
-    {
+    if !is_gone(pod, id, &ledger, deadline).during("look for daemon", path.display())? {
         return Ok(done);
     }
     let undo = Undo { pod: &path, scope: POD, deadline, caller: None };
     Ok(Done { warnings: undo.run()?, ..done })
 }
 
-/// Whether no daemon lives. One that is stopping is given the time that is left; another is told, and decides by itself.
-fn is_gone(pod: &Pod, id: &str, daemon: Identity, ledger: &Ledger, deadline: Deadline) -> Result<bool, String> {
-    let Some(pidfd) = daemon.open()? else { return Ok(true) };
+/// Whether no daemon lives, nor a keeper that would start one. One that is stopping is given the time that is left; another is told,
+/// and decides by itself.
+fn is_gone(pod: &Pod, id: &str, ledger: &Ledger, deadline: Deadline) -> Result<bool, String> {
+    let recorded = ["keeper", "daemon"].into_iter().filter_map(|what| ledger.process(what)?.identity);
+    let alive = recorded.map(|process| process.open()).filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    if alive.is_empty() {
+        return Ok(true);
+    }
     if ledger.is_stopping() {
-        return has_ended(&pidfd, deadline.within(deadline.left() / 2));
+        return have_ended(&alive, deadline.within(deadline.left() / 2));
     }
     match daemon::abandon(&pod.socket(), id, deadline.within(ABANDON_BUDGET).left()) {
         Ok(()) => Ok(false),
         // A killed process closes its sockets a moment before it has ended, which is just what brings containerd here.
-        Err(_) => has_ended(&pidfd, deadline.within(ENDING_BUDGET)),
+        Err(_) => have_ended(&alive, deadline.within(ENDING_BUDGET)),
     }
+}
+
+fn have_ended(processes: &[OwnedFd], deadline: Deadline) -> Result<bool, String> {
+    processes.iter().try_fold(true, |ended, pidfd| Ok(ended && has_ended(pidfd, deadline)?))
 }

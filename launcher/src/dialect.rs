@@ -7,6 +7,8 @@ use crate::failure::{Failure, Outcome};
 use crate::wire::{Encoder, decode, text};
 
 const NAME: &str = "io.containerd.kata.v2";
+/// Type of the features in `RuntimeInfo`.
+const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 /// What a process that was ended by `delete` is said to have died of: 128 + SIGKILL.
 const KILLED: u64 = 137;
 
@@ -71,7 +73,19 @@ pub fn delete_response(pid: u64, now: SystemTime) -> Vec<u8> {
 /// `containerd.types.RuntimeInfo`.
 pub fn runtime_info() -> Vec<u8> {
     let version = Encoder::default().text(1, env!("CARGO_PKG_VERSION")).text(2, revision()).finish();
-    Encoder::default().text(1, NAME).message(2, &version).finish()
+    let features = Encoder::default().text(1, FEATURES).message(2, features().to_string().as_bytes()).finish();
+    Encoder::default().text(1, NAME).message(2, &version).message(4, &features).finish()
+}
+
+/// What containerd from 2.0 on asks a runtime for before it lets pods ask for it, as OCI's features structure. User namespaces are
+/// not in it, for there are none in a pod.
+fn features() -> serde_json::Value {
+    serde_json::json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.3.0",
+        "mountOptions": ["bind", "rbind", "ro", "rro", "rw", "nosuid", "nodev", "noexec"],
+        "linux": {"namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"]},
+    })
 }
 
 pub fn version_text() -> String {
@@ -125,6 +139,13 @@ mod tests {
         let bytes = runtime_info();
         let fields = decode(&bytes).unwrap_or_default();
         assert_eq!(text(&fields, 1), Some("io.containerd.kata.v2"));
-        assert_eq!(fields.len(), 2);
+        assert_eq!(fields.len(), 3);
+    }
+
+    #[test]
+    fn info_announces_recursive_read_only_mounts_and_no_user_namespaces() {
+        let features = features();
+        assert!(features["mountOptions"].as_array().is_some_and(|options| options.contains(&"rro".into())));
+        assert!(features["linux"]["namespaces"].as_array().is_some_and(|kinds| !kinds.contains(&"user".into())));
     }
 }

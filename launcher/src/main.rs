@@ -1,7 +1,7 @@
 //! `containerd-shim-kata-v2`: what containerd runs.
 //!
-//! It finds or makes the daemon of a pod (`start`), and takes away what a dead one left (`delete`). Two verbs are for the daemon: `gate`
-//! lets nothing run that is not in the ledger, `undo` takes away what is. A few milliseconds, and no Python, but for the daemon itself.
+//! It finds or makes the daemon of a pod (`start`), and takes away what a dead one left (`delete`). Three verbs are for the daemon: `gate`
+//! lets nothing run that is not in the ledger, `undo` takes away what is, `keep` starts it again when it dies. A few milliseconds, and no Python, but for the daemon itself.
 //!
 //! On success nothing is written but what the protocol asks for: containerd reads stdout and stderr together.
 
@@ -14,6 +14,7 @@ mod delete;
 mod dialect;
 mod failure;
 mod gate;
+mod keep;
 mod ledger;
 mod lock;
 mod pod;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     };
     match words.split_first() {
         Some((verb, rest)) if verb == "gate" => finish(gate::run(rest), gate::CANNOT_EXEC),
+        Some((verb, rest)) if verb == "keep" => finish(keep::run(rest), 1),
         Some((verb, rest)) if verb == "undo" => undo(rest),
         _ => finish(containerd(&words), 1),
     }

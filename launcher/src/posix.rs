@@ -64,6 +64,12 @@ pub fn reset_signals() {
     }
 }
 
+/// Children of ours that end are nobody's business: their ends are seen by pidfd.
+pub fn reap_by_itself() {
+    // SAFETY: SIG_IGN is a valid disposition of SIGCHLD.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 /// Become `argv`, with `env` or the environment we have. Comes back only when that failed.
 pub fn exec(argv: &[CString], env: Option<&[CString]>) -> io::Error {
     let Some(program) = argv.first() else { return io::Error::other("nothing to run") };

@@ -158,19 +158,20 @@ fn memfd(entries: &[CString]) -> std::io::Result<OwnedFd> {
 
 /// containerd's environment, without what was meant for others, and with the names of our fds.
 fn environment() -> Outcome<Vec<CString>> {
+    let pid = getpid().as_raw_pid();
+    environment_with(&[format!("LISTEN_PID={pid}"), "LISTEN_FDS=3".into(), format!("LISTEN_FDNAMES={FD_NAMES}")])
+}
+
+/// Our environment, without what was meant for others, and with `own`.
+pub fn environment_with(own: &[String]) -> Outcome<Vec<CString>> {
     let foreign = |name: &OsString| name == "NOTIFY_SOCKET" || name.as_bytes().starts_with(b"LISTEN_");
-    let own = [
-        ("LISTEN_PID".into(), getpid().as_raw_pid().to_string().into()),
-        ("LISTEN_FDS".into(), "3".into()),
-        ("LISTEN_FDNAMES".into(), FD_NAMES.into()),
-    ];
-    let all = env::vars_os().filter(|(name, _)| !foreign(name)).chain(own);
-    all.map(|(mut name, value)| {
+    let inherited = env::vars_os().filter(|(name, _)| !foreign(name)).map(|(mut name, value)| {
         name.push("=");
         name.push(value);
-        CString::new(name.into_vec()).during("start daemon", "environment")
-    })
-    .collect()
+        name
+    });
+    let all = inherited.chain(own.iter().map(OsString::from));
+    all.map(|entry| CString::new(entry.into_vec()).during("start daemon", "environment")).collect()
 }
 
 /// The launcher's own path, links resolved: its neighbours are those of the installation.

@@ -21,6 +21,7 @@ const LINE_MAX: usize = 4096;
 pub enum Who {
     Launcher,
     Undo,
+    Keeper,
 }
 
 /// A ledger open for appending.
@@ -76,6 +77,10 @@ impl Append {
         self.write(&json!({"op": "undone", "n": n}))
     }
 
+    pub fn phase(&mut self, phase: &str) -> Outcome<()> {
+        self.write(&json!({"op": "phase", "phase": phase}))
+    }
+
     fn write(&mut self, record: &Value) -> Outcome<()> {
         let mut line = record.to_string().into_bytes();
         line.push(b'\n');
@@ -119,6 +124,7 @@ fn fuse(who: Who) -> Option<u64> {
     let name = match who {
         Who::Launcher => "launcher",
         Who::Undo => "undo",
+        Who::Keeper => "keeper",
     };
     let point = env::var("KATA_SHIMD_DIE_AT").ok()?;
     let (whom, n) = point.split_once(':')?;

@@ -78,6 +78,12 @@ impl Ledger {
         self.phase.as_deref() == Some("stopping")
     }
 
+    /// The number of the newest live process called `what`.
+    pub fn number_of(&self, what: &str) -> Option<u64> {
+        let named = |record: &&Record| matches!(&record.object, Object::Process(process) if process.what == what);
+        self.live.iter().rfind(named).map(|record| record.n)
+    }
+
     /// The newest live process called `what`.
     pub fn process(&self, what: &str) -> Option<&Process> {
         self.live.iter().rev().find_map(|record| match &record.object {

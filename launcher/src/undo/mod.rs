@@ -50,7 +50,7 @@ impl Undo<'_> {
     }
 
     fn undo_records(&self, dir: &PodDir, mut ledger: Ledger) -> Outcome<Vec<String>> {
-        if self.scope == POD && self.end_daemon(&ledger).during("undo", "process daemon")? {
+        if self.scope == POD && self.end_daemon(dir, &ledger)? {
             ledger = Ledger::read(dir)?.unwrap_or(ledger);
         }
         ledger.live.retain(|record| !self.is_caller(record));
@@ -64,10 +64,19 @@ impl Undo<'_> {
         Ok(left.into_iter().map(|leftover| format!("record {}: {}", leftover.n, leftover.why)).collect())
     }
 
-    /// A daemon that lives would go on making things: it ends before anything else. True if there was one to end.
-    fn end_daemon(&self, ledger: &Ledger) -> Result<bool, String> {
-        match ledger.process("daemon").and_then(|daemon| daemon.identity) {
-            Some(daemon) if !self.spares(daemon.pid) => process::end(daemon, None, self.deadline).map(|()| true),
+    /// A daemon that lives would go on making things, and a keeper would start another: they end before anything else, the keeper
+    /// first. True if there was one to end.
+    fn end_daemon(&self, dir: &PodDir, ledger: &Ledger) -> Outcome<bool> {
+        let keeper = self.end_first(ledger, "keeper").during("undo", "process keeper")?;
+        // The keeper may have started another daemon since the ledger was read.
+        let latest = if keeper { Ledger::read(dir)? } else { None };
+        let daemon = self.end_first(latest.as_ref().unwrap_or(ledger), "daemon").during("undo", "process daemon")?;
+        Ok(keeper || daemon)
+    }
+
+    fn end_first(&self, ledger: &Ledger, what: &str) -> Result<bool, String> {
+        match ledger.process(what).and_then(|process| process.identity) {
+            Some(process) if !self.spares(process.pid) => process::end(process, None, self.deadline).map(|()| true),
             _ => Ok(false),
         }
     }

@@ -1,0 +1,111 @@
+"""Fixtures of the CRI tests: a node of each version of containerd, its client, and pods that are gone after their test.
+
+Every test here runs once on each version. What the tests of ``ctr`` call host, containerd and scene is the node's here, so the
+leak check looks at the node.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.conftest import PREFIX
+from integration.harness import cri, gotools, image, leaks, report
+from integration.harness.cri import CriContainerd, Release, container_config, pod_config
+from integration.harness.crictl import Crictl
+from integration.harness.ctr import Ctr
+from integration.harness.host import Host
+from integration.harness.install import Layout
+
+RELEASES = ("1.6", "2.4")
+
+
+@pytest.fixture(scope="session")
+def layout() -> Layout:
+    return Layout.from_environment()
+
+
+@pytest.fixture(scope="session", params=RELEASES)
+def release(request: pytest.FixtureRequest, layout: Layout) -> Release:
+    return cri.debian() if request.param == "1.6" else cri.newest(layout)
+
+
+@pytest.fixture(scope="session")
+def host(release: Release) -> Iterator[Host]:
+    with Host([PREFIX / "bin"]) as made:
+        cri.prepare(made)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def containerd(host: Host, release: Release, request: pytest.FixtureRequest) -> Iterator[CriContainerd]:
+    with CriContainerd(host, release) as daemon:
+        request.session.stash[report.EVIDENCE] = report.Evidence(host, daemon)
+        yield daemon
+        del request.session.stash[report.EVIDENCE]
+
+
+@pytest.fixture(scope="session")
+def scene(host: Host, containerd: CriContainerd) -> leaks.Scene:
+    return leaks.Scene(host, cri.NAMESPACE, containerd)
+
+
+@pytest.fixture(scope="session")
+def crictl(containerd: CriContainerd, layout: Layout, tmp_path_factory: pytest.TempPathFactory, runtime: str) -> Crictl:
+    """The client, with the pause image and the test's own in place."""
+    home = tmp_path_factory.mktemp("crictl")
+    archive = home / "images.tar"
+    image.write_archive(archive, {image.NAME: image.pack(image.tree(), image.CONFIG), cri.PAUSE: image.pause()})
+    Ctr(containerd, cri.NAMESPACE)("image", "import", archive).ok()
+    handler = next(name for name, type_ in cri.HANDLERS.items() if type_ == runtime)
+    return Crictl(gotools.ensure(layout)[gotools.CRI_TOOLS.name] / "crictl", containerd, home, handler)
+
+
+@dataclass(slots=True)
+class Pods:
+    """Makes pods and containers of one test, and takes them away."""
+
+    crictl: Crictl
+    prefix: str
+    directory: Path
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def run(self, name: str = "", **more: Any) -> str:
+        """A running pod; its logs are below the test's directory."""
+        more.setdefault("log_directory", str(self.directory))
+        config = pod_config(f"{self.prefix}{name}", **more)
+        pod_id = self.crictl.runp(config)
+        self.configs[pod_id] = config
+        return pod_id
+
+    def create(self, pod_id: str, *command: str, name: str = "main", **more: Any) -> str:
+        """A created container of the pod."""
+        more.setdefault("log_path", f"{name}.log")
+        config = container_config(name, image.NAME, command, **more)
+        return self.crictl.create(pod_id, config, self.configs[pod_id])
+
+    def start(self, pod_id: str, *command: str, **more: Any) -> str:
+        """A running container of the pod."""
+        container_id = self.create(pod_id, *command, **more)
+        self.crictl.start(container_id)
+        return container_id
+
+    def remove(self, pod_id: str) -> None:
+        self.crictl.stopp(pod_id)
+        self.crictl.rmp(pod_id)
+
+
+@pytest.fixture
+def pods(crictl: Crictl, name: str, tmp_path: Path, scene: leaks.Scene) -> Iterator[Pods]:
+    made = Pods(crictl, name, tmp_path)
+    yield made
+    for pod_id in made.configs.keys() & crictl.pods().keys():
+        crictl.rmp(pod_id)
+
+
+#: A container that stays until it is told to end.
+STAY = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 86400 & wait; done")
+
+Maker = Callable[..., str]

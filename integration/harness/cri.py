@@ -1,0 +1,225 @@
+"""A node as the kubelet sees it: a private containerd of either version with its CRI plugin, our handler, and a network of its own.
+
+Pods get addresses from Debian's CNI plugins on a bridge inside the private host. Images are imported, or pulled from a registry on
+loopback that stands for every registry there is.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from integration.harness import gotools
+from integration.harness.containerd import DISABLED, Containerd
+from integration.harness.host import Host
+from integration.harness.install import Layout
+from integration.harness.scale import SCALE
+from integration.harness.waiting import eventually
+
+NO_ADDRESS: Final = "no-address"
+#: The runtime handlers of the node: ours, runc's to prove the tests themselves, and ours on a network that gives no addresses.
+HANDLERS: Final = {
+    "kata": "io.containerd.kata.v2",
+    "runc": "io.containerd.runc.v2",
+    NO_ADDRESS: "io.containerd.kata.v2",
+}
+#: Namespace of everything that the CRI plugin makes.
+NAMESPACE: Final = "k8s.io"
+PAUSE: Final = "registry.invalid/kata-shimd/pause:test"
+BRIDGE: Final = "kt0"
+SUBNETS: Final = ("10.88.0.0/16", "fd88::/64")
+#: Where Debian's containernetworking-plugins are.
+CNI_BIN: Final = Path("/usr/lib/cni")
+REGISTRY: Final = "127.0.0.1:5000"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version of containerd: its programs, and the names that its CRI plugin has in config.toml."""
+
+    name: str
+    program: str | Path
+    client: str | Path
+    config_version: int
+    #: Plugin with the runtimes, plugin with the images, plugin that serves.
+    runtime: str
+    images: str
+    #: Further tables, in TOML; ``{home}`` is the node's directory.
+    more: str
+    #: Whether plugins of NRI can come by a socket, which 1.6 has not yet.
+    nri: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_V1: Final = "io.containerd.grpc.v1.cri"
+
+
+def debian() -> Release:
+    """Debian 12's, 1.6.20."""
+    more = f'[plugins."{_V1}"]\n  sandbox_image = "{PAUSE}"\n'
+    return Release("1.6", "containerd", "ctr", 2, _V1, _V1, more)
+
+
+def newest(layout: Layout) -> Release:
+    """The newest, built from its Go module where that has not been done yet."""
+    home = gotools.ensure(layout)[gotools.CONTAINERD.name]
+    images = "io.containerd.cri.v1.images"
+    more = (
+        f'[plugins."{images}".pinned_images]\n  sandbox = "{PAUSE}"\n'
+        '[plugins."io.containerd.nri.v1.nri"]\n  socket_path = "{home}/nri.sock"\n'
+        '  plugin_path = "{home}/nri.d"\n  plugin_config_path = "{home}/nri.conf.d"\n'
+    )
+    return Release("2.4", home / "containerd", home / "ctr", 3, "io.containerd.cri.v1.runtime", images, more, nri=True)
+
+
+_CONFIG: Final = """\
+version = {version}
+root = "{home}/root"
+state = "{home}/state"
+disabled_plugins = [{disabled}]
+[grpc]
+  address = "{address}"
+[debug]
+  level = "{level}"
+[plugins."{runtime}".cni]
+  {bin_key} = {bin_value}
+  conf_dir = "{home}/net.d"
+[plugins."{runtime}".containerd]
+  default_runtime_name = "runc"
+{handlers}
+[plugins."{images}".registry]
+  config_path = "{home}/certs.d"
+{more}
+"""
+_HANDLER: Final = """\
+[plugins."{runtime}".containerd.runtimes.{name}]
+  runtime_type = "{type}"
+  privileged_without_host_devices = true
+  pod_annotations = ["io.katacontainers.*"]
+"""
+#: Of our handler alone: where the pods' configuration is.
+_OPTIONS: Final = """\
+  [plugins."{runtime}".containerd.runtimes.kata.options]
+    ConfigPath = "{home}/kata.toml"
+"""
+#: Kata's default leaves seccomp to the machine's border; a node that honours Kubernetes' profiles says this.
+_KATA: Final = """\
+[runtime]
+disable_guest_seccomp = false
+[shimd]
+guest_dir = "{guest}"
+"""
+GUEST: Final = Path(os.environ.get("KATA_SHIMD_GUEST", "/var/lib/kata-shimd/guest/current"))
+
+
+class CriContainerd(Containerd):
+    """containerd with the CRI plugin; the pods' network and the registry's stand-in are set up with it."""
+
+    def __init__(self, host: Host, release: Release, *, level: str = "debug") -> None:
+        self.release = release
+        self.program, self.client = release.program, release.client
+        super().__init__(host, level=level)
+        write_network(self.home / "net.d", addresses(self.home / "ipam"))
+        write_network(self.home / "no-address.d", {})
+        write_mirror(self.home / "certs.d")
+        (self.home / "kata.toml").write_text(_KATA.format(guest=GUEST))
+
+    def configuration(self, level: str) -> str:
+        release = self.release
+        handlers = [self._handler(name, type_) for name, type_ in HANDLERS.items()]
+        lists = release.config_version >= 3  # since 2.x the plugins' directories are a list
+        return _CONFIG.format(
+            version=release.config_version,
+            home=self.home,
+            address=self.address,
+            level=level,
+            disabled=", ".join(f'"{name}"' for name in DISABLED if name != _V1),
+            runtime=release.runtime,
+            bin_key="bin_dirs" if lists else "bin_dir",
+            bin_value=f'["{CNI_BIN}"]' if lists else f'"{CNI_BIN}"',
+            handlers="".join(handlers) + _OPTIONS.format(runtime=release.runtime, home=self.home),
+            images=release.images,
+            more=release.more.format(home=self.home),
+        )
+
+    def _handler(self, name: str, type_: str) -> str:
+        network = f'  cni_conf_dir = "{self.home}/no-address.d"\n' if name == NO_ADDRESS else ""
+        return _HANDLER.format(runtime=self.release.runtime, name=name, type=type_) + network
+
+    def start(self, **env: str) -> None:
+        """Start, and wait until the CRI plugin says that it and its network are ready."""
+        super().start(**env)
+        eventually("the CRI plugin", self._ready, within=20 * SCALE)
+
+    def _ready(self) -> bool:
+        # Until it has looked for networks once, the plugin refuses every pod.
+        return "cni config load failed" not in self.log_from(0)[-2000:] and self._serves()
+
+    def _serves(self) -> bool:
+        argv = [self.client, "--address", self.address, "plugins", "ls"]
+        done = self.host.run(argv)
+        return done.returncode == 0 and _is_ok(done.stdout.decode(), "cri")
+
+
+def _is_ok(plugins: str, name: str) -> bool:
+    """Whether the table of plugins has ``io.containerd.grpc.v1  NAME … ok``."""
+    rows = [line.split() for line in plugins.splitlines()]
+    return any(row[:2] == ["io.containerd.grpc.v1", name] and "ok" in row for row in rows)
+
+
+def addresses(directory: Path) -> dict[str, object]:
+    """Configuration of the allocator of addresses, which keeps its notes in ``directory``."""
+    return {
+        "type": "host-local",
+        "dataDir": str(directory),
+        "ranges": [[{"subnet": subnet}] for subnet in SUBNETS],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+    }
+
+
+def write_network(directory: Path, ipam: Mapping[str, object]) -> None:
+    """One CNI network: a bridge, its addresses, host ports; loopback is containerd's own affair."""
+    directory.mkdir()
+    bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": bool(ipam), "hairpinMode": True, "ipam": ipam}
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    network = {"cniVersion": "1.0.0", "name": "kata-shimd-test", "plugins": [bridge, portmap]}
+    (directory / "10-test.conflist").write_text(json.dumps(network, indent=1))
+
+
+def write_mirror(directory: Path) -> None:
+    """Whatever registry an image is asked of, the one on loopback answers."""
+    (directory / "_default").mkdir(parents=True)
+    lines = f'server = "http://{REGISTRY}"\n[host."http://{REGISTRY}"]\n  capabilities = ["pull", "resolve"]\n'
+    (directory / "_default/hosts.toml").write_text(lines)
+
+
+def prepare(host: Host) -> None:
+    """What a node has before its first pod: the bridge, forwarding, and a place for CNI's notes that is ours alone."""
+    Path("/var/lib/cni").mkdir(parents=True, exist_ok=True)
+    for argv in (
+        ["mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", "/var/lib/cni"],
+        ["ip", "link", "add", BRIDGE, "type", "bridge"],
+        ["ip", "link", "set", BRIDGE, "up"],
+        ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"],
+    ):
+        done = host.run(argv)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(argv)}: {done.stderr.decode(errors='replace').strip()}")
+
+
+def pod_config(name: str, **more: object) -> dict[str, object]:
+    """A PodSandboxConfig as crictl reads it; ``more`` are further fields of it."""
+    metadata = {"name": name, "namespace": "test", "uid": name, "attempt": 0}
+    return {"metadata": metadata, "log_directory": "", "linux": {}, **more}
+
+
+def container_config(name: str, image: str, command: Sequence[str], **more: object) -> dict[str, object]:
+    """A ContainerConfig as crictl reads it."""
+    return {"metadata": {"name": name, "attempt": 0}, "image": {"image": image}, "command": list(command), **more}
+
+
+Config = Mapping[str, object]

@@ -1,0 +1,1 @@
+"""A daemon that is killed, and nobody who notices: containerd, its clients, the containers."""

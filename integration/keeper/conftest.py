@@ -1,0 +1,34 @@
+"""Clients whose pods have a keeper, and the killing of what stands behind them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from integration.harness.containerd import Containerd
+from integration.harness.ctr import Ctr
+from integration.harness.pods import Pod, pod_hash
+from integration.keeper.killing import CONFIG, Noticed
+
+
+@pytest.fixture(scope="session")
+def kept(ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) -> Ctr:
+    """``ctr`` for pods with a keeper."""
+    config = tmp_path_factory.mktemp("config") / "configuration.toml"
+    config.write_text(CONFIG)
+    return replace(ctr, config=config)
+
+
+@pytest.fixture
+def pod_of(ctr: Ctr) -> Callable[[str], Pod]:
+    run_dir = Path(ctr.containerd.host.run_dir)
+    return lambda name: Pod(run_dir, pod_hash(str(ctr.containerd.address), ctr.namespace, name))
+
+
+@pytest.fixture
+def unnoticed(containerd: Containerd) -> Iterator[Noticed]:
+    """Fails the test when containerd has seen a shim die."""
+    noticed = Noticed(containerd)
+    yield noticed
+    assert noticed.complaints() == []

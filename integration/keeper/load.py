@@ -1,0 +1,121 @@
+"""Everything that clients do, at once and over and over, while a pod's daemon is killed at moments that nobody chose.
+
+One pod that stays. Listings, execs with exit codes, streams that come back byte for byte, and beside it whole lives of other
+containers, each in a pod that has its own daemon killed too. What went wrong is a sentence; none is good.
+"""
+
+import hashlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from integration.harness.ctr import Ctr, Done
+from integration.harness.pods import Pod
+from integration.harness.scale import SCALE
+from integration.keeper.killing import listing
+
+#: Seconds between two deaths of one daemon, at the least and at the most.
+PAUSE: Final = (0.05 * SCALE, 0.6 * SCALE)
+#: A client call may take this long with daemons dying all the time.
+WITHIN: Final = 120.0 * SCALE
+
+
+@dataclass(slots=True)
+class Seen:
+    """What has happened."""
+
+    kills: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def note(self, what: str, done: Done, *, right: bool) -> None:
+        self.calls[what] = self.calls.get(what, 0) + 1
+        self.seconds.setdefault(what, []).append(done.seconds)
+        if not right:
+            self.wrong.append(f"{what}: {done}"[:600])
+
+    def longest(self, what: str) -> float:
+        return max(self.seconds.get(what, [0.0]))
+
+
+class Load:
+    """``pod_of`` finds a container's pod; ``size`` is of a stream each way, in bytes."""
+
+    def __init__(self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], *, size: int, seed: int) -> None:
+        self._ctr, self._name, self._pod_of, self._size = ctr, name, pod_of, size
+        self._random = random.Random(seed)
+        self._over = threading.Event()
+        self._numbers = iter(range(1, 1_000_000))
+        self.seen = Seen()
+
+    def run(self, kills: int) -> Seen:
+        """Until that many daemons were killed, and what was under way has ended."""
+        self._ctr.start(self._name, "sh", "-c", "while :; do sleep 86400; done")
+        work = (self._list, self._exec, self._stream, self._live)
+        threads = [threading.Thread(target=self._repeat, args=(act,), name=act.__name__, daemon=True) for act in work]
+        try:
+            for thread in threads:
+                thread.start()
+            while self.seen.kills < kills:
+                time.sleep(self._random.uniform(*PAUSE))  # the moment of a death is what is being varied
+                self._kill(self._name)
+            self._over.set()
+            for thread in threads:
+                thread.join()
+        finally:
+            self._over.set()
+            self._ctr.remove(self._name)
+        return self.seen
+
+    def _kill(self, name: str) -> None:
+        try:
+            self._pod_of(name).process("daemon").kill()
+        except (LookupError, OSError):
+            return  # between two daemons
+        self.seen.kills += 1
+
+    def _repeat(self, act: Callable[[], None]) -> None:
+        while not self._over.is_set():
+            try:
+                act()
+            except Exception as error:
+                self.seen.wrong.append(f"{act.__name__}: {error!r}"[:600])
+
+    # --- what clients do ---------------------------------------------------------------------------------------------
+
+    def _list(self) -> None:
+        done = listing(self._ctr, {self._name: "RUNNING"})()
+        self.seen.note("list", done, right=done.code == 0)
+
+    def _exec(self) -> None:
+        code = self._random.randrange(256)
+        done = self._ctr.exec(self._name, self._id(), "sh", "-c", f"echo out; exit {code}", within=WITHIN)
+        self.seen.note("exec", done, right=(done.code, done.stdout) == (code, b"out\n"))
+
+    def _stream(self) -> None:
+        data = os.urandom(self._size)
+        done = self._ctr.exec(self._name, self._id(), "cat", input=data, within=WITHIN)
+        got = (done.code, len(done.stdout), hashlib.sha256(done.stdout).hexdigest())
+        self.seen.note("stream", done, right=got == (0, len(data), hashlib.sha256(data).hexdigest()))
+
+    def _live(self) -> None:
+        """One whole life in a pod of its own, whose daemon dies once on the way."""
+        name, code = f"{self._name}-{self._id()}", self._random.randrange(1, 256)
+        timer = threading.Timer(self._random.uniform(0, 6 * SCALE), self._kill, (name,))
+        timer.start()
+        try:
+            done = self._ctr.run(name, "sh", "-c", f"echo lived; exit {code}", within=WITHIN)
+        finally:
+            timer.cancel()
+            timer.join()
+        self.seen.note("life", done, right=(done.code, done.stdout) == (code, b"lived\n"))
+        if done.code != code:
+            self._ctr.remove(name)
+
+    def _id(self) -> str:
+        return f"x{next(self._numbers)}"

@@ -1,0 +1,156 @@
+"""Whole lives of containers and execs while daemons die; and ends that come while no daemon is there."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from integration.harness import process
+from integration.harness.ctr import PATIENCE, Ctr
+from integration.harness.events import Events
+from integration.harness.pods import Pod
+from integration.harness.waiting import eventually
+from integration.keeper.killing import REBORN, Noticed, Stopped, kill_daemon
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture
+def container(kept: Ctr, name: str) -> str:
+    kept.start(name, "sh", "-c", "while :; do sleep 86400; done")
+    yield name
+    kept.remove(name)
+
+
+def test_an_exec_goes_on_and_its_exit_code_comes_back(
+    kept: Ctr, container: str, pod_of: Callable[[str], Pod], unnoticed: Noticed
+) -> None:
+    script = "echo up; read line; echo $line; exit 9"
+    running = kept.spawn("task", "exec", "--exec-id", "e1", container, "sh", "-c", script, stdin=subprocess.PIPE)
+    try:
+        assert running.stdout is not None and running.stdin is not None
+        assert running.stdout.readline() == b"up\n"
+        kill_daemon(pod_of(container))
+        running.stdin.write(b"through a new daemon\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == b"through a new daemon\n"
+        assert running.wait(PATIENCE) == 9
+    finally:
+        process.finish(running)
+    unnoticed.deletions = 1
+
+
+def test_verbs_after_a_death(kept: Ctr, container: str, pod_of: Callable[[str], Pod], unnoticed: Noticed) -> None:
+    kill_daemon(pod_of(container))
+    assert kept.exec(container, "e1", "sh", "-c", "echo out; exit 3").code == 3
+    kept("task", "pause", container).ok()
+    kill_daemon(pod_of(container))
+    assert kept.tasks()[container][1] == "PAUSED"
+    kept("task", "resume", container).ok()
+    kill_daemon(pod_of(container))
+    assert kept.tasks()[container][1] == "RUNNING"
+    assert kept.exec(container, "e2", "true").code == 0
+    unnoticed.deletions = 1
+
+
+def test_an_end_while_no_daemon_is_there(
+    kept: Ctr, name: str, pod_of: Callable[[str], Pod], unnoticed: Noticed
+) -> None:
+    """The keeper is stopped, so that nobody comes: the container ends by itself meanwhile."""
+    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", "echo up; sleep 3; exit 42", options=["--rm"]))
+    try:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"up\n"
+        pod = pod_of(name)
+        with Events(kept) as events:
+            with Stopped(pod.process("keeper")):
+                pod.process("daemon").kill()
+                time.sleep(6)  # what is waited for is seen by nobody: the guest's own clock has to pass
+                assert waiting.poll() is None
+            assert waiting.wait(PATIENCE) == 42
+            events.until(name, "/tasks/delete")
+            assert events.topics(name).count("/tasks/exit") == 1
+    finally:
+        process.finish(waiting)
+    unnoticed.deletions = 1
+
+
+def test_the_machine_killed_while_no_daemon_is_there(kept: Ctr, name: str, pod_of: Callable[[str], Pod]) -> None:
+    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", "echo up; sleep 86400", options=["--rm"]))
+    try:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"up\n"
+        pod = pod_of(name)
+        with Stopped(pod.process("keeper")):
+            pod.process("daemon").kill()
+            pod.process("qemu").kill()
+        assert waiting.wait(PATIENCE) == 255
+    finally:
+        process.finish(waiting)
+
+
+def test_a_keeper_that_dies_is_replaced(
+    kept: Ctr, container: str, pod_of: Callable[[str], Pod], unnoticed: Noticed
+) -> None:
+    pod = pod_of(container)
+    for _ in range(3):
+        old = pod.process("keeper")
+        old.kill()
+        eventually("another keeper", partial(_is_other, pod, old), within=REBORN)
+        kill_daemon(pod)
+        assert kept.tasks()[container][1] == "RUNNING"
+    assert kept.exec(container, "e1", "true").code == 0
+    unnoticed.deletions = 1
+
+
+def _is_other(pod: Pod, old: process.Process) -> bool:
+    try:
+        return pod.process("keeper") != old
+    except LookupError:
+        return False
+
+
+def _dies(kept: Ctr, name: str, pod: Pod, events: Events) -> None:
+    """containerd's delete has taken everything away, and the task has not ended with 0."""
+    ended = events.until(name, "/tasks/exit", within=PATIENCE)[-1]
+    assert ended.fields["exit_status"] == 137, "what `delete` answers"
+    eventually("nothing left of the pod", lambda: not pod.directory.exists(), within=PATIENCE)
+    kept.remove(name)
+
+
+def test_keeper_and_daemon_killed_at_once_is_a_dead_shim(kept: Ctr, name: str, pod_of: Callable[[str], Pod]) -> None:
+    """Nobody is left to go on."""
+    kept.start(name, "sleep", "86400")
+    pod = pod_of(name)
+    keeper, daemon = pod.process("keeper"), pod.process("daemon")
+    with Events(kept) as events:
+        with Stopped(keeper):
+            daemon.kill()
+            keeper.kill()
+        _dies(kept, name, pod, events)
+
+
+def test_daemons_that_die_too_fast_are_given_up(
+    ctr: Ctr, name: str, pod_of: Callable[[str], Pod], tmp_path: Path
+) -> None:
+    config = tmp_path / "configuration.toml"
+    config.write_text('[shimd]\nkeeper = "launcher"\nkeeper_deaths = 3\nkeeper_seconds = 600\n')
+    ctr.start(name, "sleep", "86400", config=config)
+    pod = pod_of(name)
+    with Events(ctr) as events:
+        for _ in range(3):
+            kill_daemon(pod)
+        assert ctr.tasks()[name][1] == "RUNNING"
+        pod.process("daemon").kill()
+        _dies(ctr, name, pod, events)
+
+
+def test_sigterm_still_ends_the_pod(kept: Ctr, container: str, pod_of: Callable[[str], Pod]) -> None:
+    pod = pod_of(container)
+    kill_daemon(pod)
+    pod.process("daemon").signal(signal.SIGTERM)
+    eventually("nothing left of the pod", lambda: not pod.directory.exists(), within=PATIENCE)

@@ -1,0 +1,176 @@
+"""A guest whose processes echo what goes in, and exit with 7 at the end of input. It counts what it is asked to do."""
+
+import socket
+import threading
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from kata_shimd import wire
+from kata_shimd.api import agent as pb
+from kata_shimd.errors import Code
+from kata_shimd.ttrpc.envelope import Request, Response, Status, decode_request, encode_response
+from kata_shimd.ttrpc.frames import RESPONSE, FrameDecoder, pack
+
+CODE: Final = 7
+
+
+class Process:
+    """One process: what it has put out, how it ended, and who waits for either."""
+
+    def __init__(self) -> None:
+        self.output = bytearray()
+        self.status: int | None = None
+        self.waiting: list[int] = []
+        self.reading: dict[str, int] = {}
+
+
+class Guest:
+    """Listens at ``path``. ``acts`` counts what changes something; ``sessions`` how often somebody connected."""
+
+    def __init__(self, path: Path) -> None:
+        self.acts: Counter[str] = Counter()
+        self.sessions = 0
+        self._socks: list[socket.socket] = []
+        self._processes: dict[tuple[str, str], Process] = {}
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+
+    def die(self) -> None:
+        """The machine has ended: the channel breaks."""
+        for sock in self._socks:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def finish(self, name: str, status: int) -> None:
+        """A process ends by itself."""
+        self._end(self._socks[-1], self._processes[name, name], status)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.sessions += 1
+            self._socks.append(sock)
+            self._threads.append(threading.Thread(target=self._serve, args=(sock,), daemon=True))
+            self._threads[-1].start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        decoder = FrameDecoder()
+        with sock, suppress(ConnectionError):
+            while data := sock.recv(1 << 16):
+                for frame in decoder.feed(data):
+                    self._answer(sock, frame.stream, decode_request(frame.data))
+
+    def _answer(self, sock: socket.socket, stream: int, request: Request) -> None:
+        handler = getattr(self, f"_{request.method}", None)
+        if handler is None:
+            reply(sock, stream)
+            return
+        handler(sock, stream, request.payload)
+
+    def _act(self, *words: object) -> None:
+        self.acts[" ".join(map(str, words))] += 1
+
+    # --- the agent's methods -----------------------------------------------------------------------------------------
+
+    def _CreateContainer(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.CreateContainerRequest, payload)
+        self._act("create", request.container_id)
+        self._processes[request.container_id, request.container_id] = Process()
+        reply(sock, stream)
+
+    def _StartContainer(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        self._act("start", wire.decode(pb.StartContainerRequest, payload).container_id)
+        reply(sock, stream)
+
+    def _ExecProcess(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.ExecProcessRequest, payload)
+        self._act("exec", request.exec_id)
+        self._processes[request.container_id, request.exec_id] = Process()
+        reply(sock, stream)
+
+    def _SignalProcess(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.SignalProcessRequest, payload)
+        name = request.exec_id or request.container_id
+        self._act("signal", name, request.signal)
+        if request.signal == 9:
+            self._end(sock, self._processes[request.container_id, name], 137)
+        reply(sock, stream)
+
+    def _WriteStdin(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.WriteStreamRequest, payload)
+        process = self._processes[request.container_id, request.exec_id]
+        process.output += request.data
+        reply(sock, stream, wire.encode(pb.WriteStreamResponse(len=len(request.data))))
+        self._put_out(sock, process)
+
+    def _CloseStdin(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.CloseStdinRequest, payload)
+        reply(sock, stream)
+        self._end(sock, self._processes[request.container_id, request.exec_id], CODE)
+
+    def _ReadStdout(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.ReadStreamRequest, payload)
+        process = self._processes[request.container_id, request.exec_id]
+        assert "stdout" not in process.reading, "two reads of one stream at once"
+        process.reading["stdout"] = stream
+        self._put_out(sock, process)
+
+    def _ReadStderr(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.ReadStreamRequest, payload)
+        process = self._processes[request.container_id, request.exec_id]
+        process.reading["stderr"] = stream
+        self._put_out(sock, process)
+
+    def _WaitProcess(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.WaitProcessRequest, payload)
+        process = self._processes[request.container_id, request.exec_id]
+        process.waiting.append(stream)
+        self._put_out(sock, process)
+
+    def _GetOOMEvent(self, _sock: socket.socket, _stream: int, _payload: bytes) -> None:
+        """Never."""
+
+    def _StatsContainer(self, sock: socket.socket, stream: int, _payload: bytes) -> None:
+        refuse(sock, stream, Code.NOT_FOUND)
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def _end(self, sock: socket.socket, process: Process, status: int) -> None:
+        if process.status is None:
+            process.status = status
+        self._put_out(sock, process)
+
+    def _put_out(self, sock: socket.socket, process: Process) -> None:
+        if "stdout" in process.reading and (process.output or process.status is not None):
+            data = bytes(process.output[:1000])
+            del process.output[:1000]
+            reply(sock, process.reading.pop("stdout"), wire.encode(pb.ReadStreamResponse(data=data)))
+        if process.status is None:
+            return
+        if "stderr" in process.reading:
+            reply(sock, process.reading.pop("stderr"))
+        while process.waiting:
+            reply(sock, process.waiting.pop(), wire.encode(pb.WaitProcessResponse(status=process.status)))
+
+
+def reply(sock: socket.socket, stream: int, payload: bytes = b"") -> None:
+    sock.sendall(pack(stream, RESPONSE, 0, encode_response(Response(None, payload))))
+
+
+def refuse(sock: socket.socket, stream: int, code: Code) -> None:
+    status: Any = Status(code, "no", ())
+    sock.sendall(pack(stream, RESPONSE, 0, encode_response(Response(status))))

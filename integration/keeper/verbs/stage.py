@@ -1,0 +1,119 @@
+"""Launcher, keeper and daemon on a stage of their own: a guest and a containerd that are threads of the test."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from integration.conftest import PREFIX
+from integration.harness.pods import Pod
+from integration.keeper.verbs.guest import Guest, reply
+from integration.launcher.shim import Shim
+from kata_shimd import wire
+from kata_shimd.api import forward
+from kata_shimd.ttrpc.envelope import decode_request
+from kata_shimd.ttrpc.frames import FrameDecoder
+
+STANDIN: Final = Path(__file__).with_name("standin.py")
+#: The daemon's record in the ledger: the launcher's second.
+DAEMON: Final = 2
+
+
+class Events:
+    """containerd's receiver of events; ``topics`` in the order they came."""
+
+    def __init__(self, path: Path) -> None:
+        self.topics: list[str] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        decoder = FrameDecoder()
+        with sock, suppress(ConnectionError):
+            while data := sock.recv(1 << 16):
+                for frame in decoder.feed(data):
+                    request = wire.decode(forward.ForwardRequest, decode_request(frame.data).payload)
+                    assert request.envelope is not None
+                    self.topics.append(request.envelope.topic)
+                    reply(sock, frame.stream)
+
+
+class Stage:
+    """Launcher, bundle, FIFOs and guest of one life, in a directory with a short name: sockets live in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        bin_dir = root / "bin"
+        bin_dir.mkdir()
+        launcher = Path(shutil.copy2(PREFIX / "bin/containerd-shim-kata-v2", bin_dir))
+        python = bin_dir / "python3"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {STANDIN} "$@"\n')
+        python.chmod(0o755)
+        self.shim = Shim(launcher, root)
+        self.guest = Guest(root / "guest")
+        self.events = Events(root / "events")
+        self.die = root / "die"
+        config = root / "configuration.toml"
+        config.write_text('[shimd]\nkeeper = "launcher"\nkeeper_deaths = 1000\n')
+        self.env = {
+            "TTRPC_ADDRESS": str(root / "events"),
+            "KATA_TEST_GUEST": str(root / "guest"),
+            "KATA_SHIMD_DIE_FILE": str(self.die),
+            "KATA_CONF_FILE": str(config),
+            "PYTHONPATH": str(Path(__file__).parents[3]),
+        }
+        bundle = self.shim.bundle("pod")
+        (bundle / "rootfs").mkdir()
+        (bundle / "config.json").write_text(
+            json.dumps({"ociVersion": "1.1.0", "process": {"args": ["x"], "cwd": "/"}, "root": {"path": "rootfs"}})
+        )
+        self.bundle = bundle
+        os.mkfifo(bundle / "log")
+        self.log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
+
+    @property
+    def pod(self) -> Pod:
+        return Pod(self.shim.run_dir, self.shim.pod("pod").name)
+
+    def fifos(self, name: str) -> dict[str, str]:
+        paths = {stream: str(self.root / f"{name}-{stream}") for stream in ("stdin", "stdout", "stderr")}
+        for path in paths.values():
+            os.mkfifo(path)
+        return paths
+
+    def arm(self, k: int) -> None:
+        """The daemon that lives now dies at its k-th durable step."""
+        beside = self.die.with_suffix(".new")
+        beside.write_text(str(k))
+        beside.rename(self.die)
+
+    def deaths(self) -> int:
+        lines = map(json.loads, (self.shim.pod("pod") / "ledger").read_text().splitlines())
+        return sum(line["op"] == "made" and line["n"] == DAEMON for line in lines) - 1
+
+    def booted(self) -> bool:
+        return '"booted":true' in (self.shim.pod("pod") / "state").read_text()
+
+    def close(self) -> None:
+        self.guest.close()
+        self.events.close()
+        os.close(self.log)

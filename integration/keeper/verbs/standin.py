@@ -1,0 +1,84 @@
+"""The daemon with a machine that is not one: a process that sleeps, and a guest behind a socket of the test's.
+
+Run in place of ``python3 -I -m kata_shimd.daemon``; the test's guest listens at KATA_TEST_GUEST.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kata_shimd import daemon
+from kata_shimd.errors import VmFailed
+from kata_shimd.host.process import Process, spawn
+from kata_shimd.ledger import Ledger
+from kata_shimd.pod.values import VmExit
+from kata_shimd.vm import machine
+
+
+class Standin:
+    """As much of a `Machine` as the daemon uses."""
+
+    def __init__(self, process: Process, group: asyncio.TaskGroup) -> None:
+        self._process = process
+        self._end: asyncio.Future[VmExit] = asyncio.get_running_loop().create_future()
+        group.create_task(self._watch(), name="qemu")
+
+    async def _watch(self) -> None:
+        try:
+            await self._process.wait()
+        finally:
+            if self._process.returncode is None:
+                self._process.forget()
+        self._end.set_result(VmExit("it ended", time.time_ns()))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def dial(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(os.environ["KATA_TEST_GUEST"])
+        sock.setblocking(False)
+        return sock
+
+    async def wait(self) -> VmExit:
+        return await asyncio.shield(self._end)
+
+    async def stop(self) -> None:
+        self.kill()
+        await self.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    async def settle(self) -> None:
+        return None
+
+    async def failure(self, step: str, obj: str, cause: str = "") -> VmFailed:
+        return VmFailed(step, obj, cause)
+
+
+async def boot(
+    _spec: Any, pod_dir: Path, ledger: Ledger, _journal: Any, gate: Any, group: Any, _budgets: Any
+) -> Standin:
+    process = spawn(ledger, gate, ["/usr/bin/sleep", "86400"], what="qemu", stderr=pod_dir / "qemu.stderr")
+    (pod_dir / "shared").mkdir(exist_ok=True)
+    return Standin(process, group)
+
+
+async def adopt(ledger: Ledger, _journal: Any, group: Any, _budgets: Any, **_: Any) -> Standin | None:
+    for record in ledger.state.live.values():
+        if record.fields.get("what") == "qemu" and "pid" in record.fields:
+            path = ledger.pod_dir / "qemu.stderr"
+            process = Process.adopt(record.n, record.fields["pid"], record.fields["start"], "qemu", path)
+            return None if process is None else Standin(process, group)
+    return None
+
+
+if __name__ == "__main__":
+    machine.boot, machine.adopt = boot, adopt  # type: ignore[assignment]
+    daemon.main([word for word in sys.argv[1:] if word not in ("-I", "-m", "kata_shimd.daemon")])

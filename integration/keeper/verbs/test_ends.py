@@ -1,0 +1,184 @@
+"""What ends while no daemon is there, and who dies besides the daemon: each with its outcome."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import pytest
+
+from integration.harness.process import Process
+from integration.harness.waiting import eventually
+from integration.keeper.killing import Stopped
+from integration.keeper.verbs.client import PATIENCE, Caller, connected
+from integration.keeper.verbs.stage import Stage
+from kata_shimd.api import task
+from kata_shimd.errors import Unavailable
+
+#: What somebody who waits is told by a shim that is dead: nothing, the connection ends.
+DEAD: Final = -1
+
+
+@asynccontextmanager
+async def running(stage: Stage) -> AsyncIterator[tuple[Caller, "asyncio.Task[int]"]]:
+    """A container that runs, and somebody who waits for its end."""
+    async with connected(stage) as client, asyncio.TaskGroup() as group:
+        caller = Caller(client, stage, 0)
+
+        async def wait() -> int:
+            try:
+                reply = await caller.ask("Wait", task.WaitRequest(id="pod"), task.WaitResponse, armed=False)
+            except Unavailable:
+                return DEAD
+            return int(reply.exit_status)
+
+        request = task.CreateTaskRequest(id="pod", bundle=str(stage.bundle), **stage.fifos("init"))
+        await caller.ask("Create", request, task.CreateTaskResponse, armed=False)
+        ended = group.create_task(wait())
+        await caller.ask("Start", task.StartRequest(id="pod"), task.StartResponse, armed=False)
+        yield caller, ended
+        ended.cancel()
+
+
+async def state(caller: Caller) -> int:
+    return int((await caller.ask("State", task.StateRequest(id="pod"), task.StateResponse, armed=False)).status)
+
+
+async def finish(stage: Stage, caller: Caller) -> None:
+    await caller.ask("Delete", task.DeleteRequest(id="pod"), task.DeleteResponse, armed=False)
+    with pytest.raises(Unavailable):
+        while True:  # the reply to Shutdown may come, or the connection end before it
+            await caller.ask("Shutdown", task.ShutdownRequest(id="pod"), task.DeleteResponse, armed=False)
+    await until_gone(stage)
+
+
+async def until_gone(stage: Stage) -> None:
+    await asyncio.to_thread(eventually, "nothing left", lambda: not stage.pod.directory.exists(), within=PATIENCE)
+
+
+def is_other(stage: Stage, what: str, old: Process) -> bool:
+    try:
+        return stage.pod.process(what) != old
+    except LookupError:
+        return False
+
+
+async def kill(stage: Stage, what: str) -> None:
+    """Returns when another is on record."""
+    old = stage.pod.process(what)
+    await asyncio.to_thread(old.kill)
+    await asyncio.to_thread(eventually, f"another {what}", partial(is_other, stage, what, old), within=PATIENCE)
+
+
+@pytest.fixture
+def run(stage: Stage) -> Callable[[Callable[[Caller, "asyncio.Task[int]"], object]], None]:
+    """Run a test's body over a container that runs."""
+    stage.shim.start("pod", **stage.env).ok()
+    eventually("the boot", stage.booted, within=PATIENCE)
+
+    return partial(over_a_container, stage)
+
+
+def over_a_container(stage: Stage, body) -> None:
+    async def whole() -> None:
+        async with running(stage) as (caller, ended):
+            await body(caller, ended)
+
+    asyncio.run(whole())
+
+
+def test_a_process_that_ends_while_no_daemon_is_there(stage: Stage, run) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        with Stopped(stage.pod.process("keeper")):
+            stage.pod.process("daemon").kill()
+            stage.guest.finish("pod", 42)
+        assert await ended == 42
+        await finish(stage, caller)
+
+    run(body)
+    assert [topic for topic in stage.events.topics if "exit" in topic] == ["/tasks/exit"]
+
+
+def test_a_machine_that_ends_while_no_daemon_is_there(stage: Stage, run) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        with Stopped(stage.pod.process("keeper")):
+            stage.pod.process("daemon").kill()
+            stage.pod.process("qemu").kill()
+            stage.guest.die()
+        assert await ended == 255
+        assert await state(caller) == 3
+        await finish(stage, caller)
+
+    run(body)
+
+
+def test_keepers_and_daemons_that_die_in_turn(stage: Stage, run) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        for _ in range(3):
+            await kill(stage, "keeper")
+            await kill(stage, "daemon")
+            assert await state(caller) == 2
+        stage.guest.finish("pod", 5)
+        assert await ended == 5
+        await finish(stage, caller)
+
+    run(body)
+    assert stage.guest.sessions == 1
+
+
+def test_both_at_once_is_the_death_of_the_shim(stage: Stage, run) -> None:
+    async def body(_caller: Caller, ended: "asyncio.Task[int]") -> None:
+        keeper, daemon = stage.pod.process("keeper"), stage.pod.process("daemon")
+        with Stopped(keeper):
+            daemon.kill()
+            keeper.kill()
+        assert await ended == DEAD
+
+    run(body)
+    assert stage.shim.delete("pod").code == 0
+    assert not stage.pod.directory.exists()
+
+
+def test_a_pod_whose_daemons_die_too_fast_is_given_up(stage: Stage) -> None:
+    config = stage.root / "configuration.toml"
+    config.write_text(config.read_text().replace("keeper_deaths = 1000", "keeper_deaths = 2\nkeeper_seconds = 600"))
+    stage.shim.start("pod", **stage.env).ok()
+    eventually("the boot", stage.booted, within=PATIENCE)
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        for _ in range(2):
+            await kill(stage, "daemon")
+            assert await state(caller) == 2
+        stage.pod.process("daemon").kill()
+        assert await ended == DEAD
+        await until_gone(stage)
+
+    over_a_container(stage, body)
+
+
+def test_a_daemon_that_dies_while_it_stops_is_finished_for(stage: Stage, run) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        stage.guest.finish("pod", 0)
+        assert await ended == 0
+        await caller.ask("Delete", task.DeleteRequest(id="pod"), task.DeleteResponse, armed=False)
+        stage.arm(1)
+        try:
+            await caller.ask("Shutdown", task.ShutdownRequest(id="pod"), task.DeleteResponse, armed=False)
+        except Unavailable:
+            pass
+        await until_gone(stage)
+
+    run(body)
+
+
+def test_sigterm_ends_the_pod_of_a_later_daemon(stage: Stage, run) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        await kill(stage, "daemon")
+        assert await state(caller) == 2
+        stage.pod.process("daemon").signal(signal.SIGTERM)
+        await until_gone(stage)
+        ended.cancel()
+
+    run(body)

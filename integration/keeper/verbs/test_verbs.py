@@ -1,0 +1,127 @@
+"""One container's whole life and an exec's, each verb of it with a daemon that dies at its k-th durable step.
+
+containerd is a client of the test's on one connection. Short form: a few steps; ``KATA_SHIMD_STEPS=60``
+takes every one up to the 60th.
+"""
+
+import asyncio
+import json
+import os
+from collections import Counter
+from typing import Final
+
+import pytest
+
+from integration.harness.waiting import eventually
+from integration.keeper.verbs.client import PATIENCE, SERVICE, Caller, connected
+from integration.keeper.verbs.guest import CODE
+from integration.keeper.verbs.stage import Stage
+from kata_shimd import wire
+from kata_shimd.api import task, wkt
+
+ALL: Final = int(os.environ.get("KATA_SHIMD_STEPS", "0"))
+STEPS: Final = range(1, ALL + 1) if ALL else (1, 2, 3, 5, 8, 13, 20, 30)
+
+
+async def echoed(stage: Stage, name: str, data: bytes) -> bytes:
+    """Write to stdin's FIFO, and read as much from stdout's."""
+    out = os.open(stage.root / f"{name}-stdout", os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(stage.root / f"{name}-stdin", os.O_WRONLY)
+    os.set_blocking(writer, False)
+    got, left = b"", memoryview(data)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while len(got) < len(data):
+                try:
+                    left = left[os.write(writer, left) :] if left else left
+                except BlockingIOError:
+                    pass
+                try:
+                    got += os.read(out, 1 << 16)
+                except BlockingIOError:
+                    pass
+                await asyncio.sleep(0.005)  # both ends are polled: what is tested is at the other ends
+        return got
+    finally:
+        os.close(out)
+        os.close(writer)
+
+
+async def life(stage: Stage, caller: Caller) -> None:
+    """Every verb, in the order of a life; asserts what a client would."""
+    init, more = stage.fifos("init"), stage.fifos("more")
+    await caller.ask(
+        "Create", task.CreateTaskRequest(id="pod", bundle=str(stage.bundle), **init), task.CreateTaskResponse
+    )
+    async with asyncio.TaskGroup() as group:
+        ended = group.create_task(caller.ask("Wait", task.WaitRequest(id="pod"), task.WaitResponse, armed=False))
+        await caller.ask("Start", task.StartRequest(id="pod"), task.StartResponse)
+        stage.arm(caller.k)
+        data = os.urandom(30_000)
+        assert await echoed(stage, "init", data) == data
+        spec = wkt.Any(type_url="process", value=json.dumps({"args": ["y"], "cwd": "/"}).encode())
+        await caller.do("Exec", task.ExecProcessRequest(id="pod", exec_id="more", spec=spec, **more))
+        await caller.ask("Start", task.StartRequest(id="pod", exec_id="more"), task.StartResponse)
+        await caller.do("Kill", task.KillRequest(id="pod", exec_id="more", signal=10))
+        await caller.do("Kill", task.KillRequest(id="pod", exec_id="more", signal=10))
+        await caller.do("Pause", task.PauseRequest(id="pod"))
+        state = await caller.ask("State", task.StateRequest(id="pod"), task.StateResponse)
+        assert state.status == 4
+        await caller.do("Resume", task.ResumeRequest(id="pod"))
+        await caller.do("Kill", task.KillRequest(id="pod", exec_id="more", signal=9))
+        end = await caller.ask("Wait", task.WaitRequest(id="pod", exec_id="more"), task.WaitResponse)
+        assert end.exit_status == 137
+        gone = await caller.ask("Delete", task.DeleteRequest(id="pod", exec_id="more"), task.DeleteResponse)
+        assert gone.exit_status == 137
+        await caller.do("CloseIO", task.CloseIoRequest(id="pod", stdin=True))
+        assert (await ended).exit_status == CODE
+    gone = await caller.ask("Delete", task.DeleteRequest(id="pod"), task.DeleteResponse)
+    assert gone.exit_status == CODE
+
+
+WANTED: Final = Counter({"create pod": 1, "start pod": 1, "exec more": 1, "signal more 10": 2, "signal more 9": 1})
+
+
+#: What containerd is told, each once and in this order.
+TOPICS: Final = [
+    f"/tasks/{topic}"
+    for topic in ("create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "exit", "delete")
+]
+
+
+@pytest.mark.parametrize("k", STEPS)
+def test_every_verb_is_carried_out_once(stage: Stage, k: int) -> None:
+    stage.shim.start("pod", **stage.env).ok()
+    eventually("the boot", stage.booted, within=PATIENCE)
+
+    async def body() -> int:
+        async with connected(stage) as client:
+            await life(stage, Caller(client, stage, k))
+            deaths = stage.deaths()
+            stage.die.unlink(missing_ok=True)
+            await client.call(SERVICE, "Shutdown", wire.encode(task.ShutdownRequest(id="pod")), timeout=PATIENCE)
+            return deaths
+
+    deaths = asyncio.run(body())
+    assert stage.guest.acts == WANTED
+    assert stage.events.topics == TOPICS
+    assert stage.guest.sessions == 1, "the guest never saw a daemon die"
+    assert deaths >= (5 if k < 10 else 0), "the kills were not where they were meant to be"
+
+
+@pytest.mark.parametrize("k", STEPS)
+def test_a_death_in_the_boot_is_no_failure_of_create(stage: Stage, k: int) -> None:
+    stage.shim.start("pod", **stage.env).ok()
+    stage.arm(k)
+
+    async def body() -> None:
+        async with connected(stage) as client:
+            caller = Caller(client, stage, k)
+            request = task.CreateTaskRequest(id="pod", bundle=str(stage.bundle))
+            await caller.ask("Create", request, task.CreateTaskResponse, armed=False)
+            stage.die.unlink(missing_ok=True)
+            await caller.ask("Delete", task.DeleteRequest(id="pod"), task.DeleteResponse, armed=False)
+            await client.call(SERVICE, "Shutdown", wire.encode(task.ShutdownRequest(id="pod")), timeout=PATIENCE)
+
+    asyncio.run(body())
+    assert stage.guest.acts == Counter({"create pod": 1})

@@ -1,0 +1,136 @@
+"""The daemon's side of the launcher's ``keep``: what is held there survives this daemon, and the next one gets it.
+
+Each watches the other. The keeper starts a daemon when this one dies; when the keeper dies, this daemon starts another and gives it
+everything again. Must never happen: something is used that ought to survive and has not been handed over yet.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from kata_shimd import fds
+from kata_shimd.durable import points
+from kata_shimd.errors import HostFailed, ShimError
+
+_log = logging.getLogger(__name__)
+
+LISTEN: Final = "listen"
+#: The keeper answers nothing, and reads at once; one that does not is as good as gone.
+_SEND_SECONDS: Final = 2.0
+#: Pause before the next attempt to start a keeper.
+_RETRY_SECONDS: Final = 1.0
+
+#: ``admit(name, connection, journal)``: a connection has been accepted; both fds become the callee's.
+Admit = Callable[[str, int, int], None]
+
+
+class Keeper:
+    """``begin(fd, next_connection)`` starts a keeper whose control socket is ``fd``; ``admit`` gets the connections it accepts."""
+
+    def __init__(self, begin: Callable[[int, int], None], admit: Admit) -> None:
+        self._begin, self._admit = begin, admit
+        self._control: socket.socket | None = None
+        self._held: dict[str, int] = {}
+        self._next = 1
+        self._loop = asyncio.get_running_loop()
+
+    def start(self, control: int | None, held: Mapping[str, int]) -> None:
+        """Go on with the keeper at ``control``, or begin one. ``held`` is what it has, or is to have; connections are admitted."""
+        self._held = {name: fd for name, fd in held.items() if name[0] not in "cj" or not name[1:].isdigit()}
+        if control is None:
+            self._renew()
+        else:
+            self._watch(socket.socket(fileno=control))
+        self._admit_all({name: fd for name, fd in held.items() if name not in self._held})
+
+    def hold(self, name: str, fd: int) -> None:
+        """Have ``fd`` held under ``name`` from now on; it stays ours to use, and open until `release`."""
+        replaced = self._held.get(name, fd)
+        self._held[name] = fd
+        if replaced != fd:
+            os.close(replaced)  # an earlier daemon's, which came with our birth
+        self._say(f"FDSTORE=1\nFDNAME={name}", fd)
+        points.passed()
+
+    def release(self, name: str) -> None:
+        """The next daemon will not need it."""
+        if self._held.pop(name, None) is not None:
+            self._say(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def held(self, name: str) -> int | None:
+        return self._held.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._held)
+
+    def ready(self) -> None:
+        """This daemon serves; the next may be begun ahead."""
+        self._say("READY=1")
+
+    def close(self) -> None:
+        if self._control is not None:
+            self._loop.remove_reader(self._control.fileno())
+            self._control.close()
+            self._control = None
+
+    # --- talking -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, control: socket.socket) -> None:
+        control.settimeout(_SEND_SECONDS)
+        self._control = control
+        self._loop.add_reader(control.fileno(), self._hear)
+
+    def _say(self, text: str, *sent: int) -> None:
+        if self._control is None:
+            return  # the next keeper gets all that is held
+        try:
+            socket.send_fds(self._control, [text.encode()], sent)
+        except OSError as error:
+            _log.warning("the keeper does not listen: %s", error)
+            self._lost()
+
+    def _hear(self) -> None:
+        assert self._control is not None
+        try:
+            words = fds.take(self._control)
+        except (OSError, ShimError) as error:
+            _log.warning("the keeper speaks nonsense: %s", error)
+            words = None
+        if words is None:
+            self._lost()
+        else:
+            self._admit_all(words.fds)
+
+    def _admit_all(self, given: Mapping[str, int]) -> None:
+        for name, fd in given.items():
+            if name.startswith("c") and (journal := given.get(f"j{name[1:]}")) is not None:
+                self._next = max(self._next, int(name[1:]) + 1)
+                self._held[name], self._held[f"j{name[1:]}"] = fd, journal
+                self._admit(name, fd, journal)
+            elif not name.startswith("j") or f"c{name[1:]}" not in given:
+                os.close(fd)
+
+    # --- its end -----------------------------------------------------------------------------------------------------
+
+    def _lost(self) -> None:
+        _log.warning("the keeper has gone; another is started")
+        self.close()
+        self._renew()
+
+    def _renew(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._begin(theirs.fileno(), self._next)
+        except (HostFailed, OSError) as error:
+            _log.error("no keeper: %s; trying again", error)
+            ours.close()
+            self._loop.call_later(_RETRY_SECONDS, self._renew)
+            return
+        finally:
+            theirs.close()
+        self._watch(ours)
+        for name, fd in tuple(self._held.items()):
+            self._say(f"FDSTORE=1\nFDNAME={name}", fd)

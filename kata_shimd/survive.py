@@ -1,0 +1,295 @@
+"""Joins what a pod needs to outlive its daemon: keeper, journals, record of state, and the taking up of all of it.
+
+A composition root beside `assembly`, for pods whose configuration has a keeper. The same code serves the first daemon and each
+later one: begin with what is on record, and with nothing if nothing is.
+"""
+
+import asyncio
+import base64
+import logging
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kata_shimd import wire
+from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.api import agent as pb
+from kata_shimd.config.model import Config, ShimdConfig
+from kata_shimd.durable.caller import DurableClient, KeyOf
+from kata_shimd.durable.channel import DurableSink, DurableSource, again
+from kata_shimd.durable.keeper import Keeper
+from kata_shimd.durable.memory import new
+from kata_shimd.durable.once import Once
+from kata_shimd.durable.store import NAME, Store
+from kata_shimd.durable.streams import consumed
+from kata_shimd.durable.tape import HEAD, Tape
+from kata_shimd.errors import AgentRefused, Code, HostFailed, ShimError
+from kata_shimd.host.process import Gate, spawn
+from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.pod import memory
+from kata_shimd.pod.events import Event
+from kata_shimd.pod.pod import Pod
+from kata_shimd.pod.ports import Publisher
+from kata_shimd.pod.values import Sandbox
+from kata_shimd.task.publisher import dial
+from kata_shimd.ttrpc import Client, Service
+from kata_shimd.ttrpc.server import Server
+
+if TYPE_CHECKING:
+    from kata_shimd.daemon import Arguments
+
+_log = logging.getLogger(__name__)
+
+#: Keys of the record.
+BOOTED: Final = "booted"
+_CONTAINER: Final = "container/"
+_EVENT: Final = "event/"
+_SPOKEN: Final = "spoken/"
+BOOTSTRAP: Final = "bootstrap"
+
+#: The fd of the keeper's control socket, and the name of its process in the ledger.
+_AGENT: Final = "agent"
+_EVENTS: Final = "events"
+KEEPER: Final = "keeper"
+#: What the guest says when a step that is begun again has been taken already.
+_TAKEN: Final = frozenset({Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS})
+
+
+def key_of(method: str, payload: bytes) -> bytes | None:
+    """What of a request to the agent makes it the same as one that an earlier daemon has made."""
+    match method:
+        case "WriteStdin":
+            # Where the process has come to is known by the reply alone; by now there may be more to write.
+            request = wire.decode(pb.WriteStreamRequest, payload)
+            return f"{request.container_id}/{request.exec_id}".encode()
+        case "Check" | "StatsContainer" | "GetGuestDetails":
+            return None
+        case _:
+            return payload
+
+
+class ResumingAgent(AgentClient):
+    """An agent's client whose calls outlive it, over a channel that does.
+
+    A step that an earlier daemon may have taken, and that the guest says has been taken, has been taken."""
+
+    def __init__(self, sock: socket.socket | None, deadlines: Deadlines, survival: "Survival") -> None:
+        self._survival = survival
+        super().__init__(sock, deadlines)
+
+    def _connect(self, sock: socket.socket) -> Client:
+        return self._survival.agent_channel(sock, self._lost)
+
+    async def start_container(self, container_id: str) -> None:
+        await _or_taken(super().start_container(container_id))
+
+    async def exec_process(self, container_id: str, exec_id: str, process: Mapping[str, Any]) -> None:
+        await _or_taken(super().exec_process(container_id, exec_id, process))
+
+    async def pause_container(self, container_id: str) -> None:
+        await _or_taken(super().pause_container(container_id))
+
+    async def resume_container(self, container_id: str) -> None:
+        await _or_taken(super().resume_container(container_id))
+
+    async def create_sandbox(self, sandbox: Sandbox) -> None:
+        token = again.set(True)  # nobody but us makes it, so one that is there is ours
+        try:
+            await _or_taken(super().create_sandbox(sandbox))
+        finally:
+            again.reset(token)
+
+
+async def _or_taken(step: Awaitable[None]) -> None:
+    try:
+        await step
+    except AgentRefused as error:
+        if not (again.get() and error.code in _TAKEN):
+            raise
+
+
+def keeper_argv(shimd: ShimdConfig, fd: int, next_connection: int, launcher: Path, pod_dir: Path) -> list[str]:
+    """How a keeper is begun (`docs/contracts.md`); it starts later daemons as this one was started."""
+    limits = ("--deaths", str(shimd.keeper_deaths), "--within", str(shimd.keeper_seconds))
+    options = ("--pod-dir", str(pod_dir), "--next-connection", str(next_connection), *limits)
+    spare = ("--spare",) if shimd.keeper_spare else ()
+    return [str(launcher), "keep", str(fd), *options, *spare, "--", sys.executable, *sys.orig_argv[1:]]
+
+
+class Survival:
+    """All that outlives this daemon. ``inherited`` are the fds it was born with."""
+
+    def __init__(self, arguments: "Arguments", config: Config, ledger: Ledger, inherited: Mapping[str, int]) -> None:
+        self._arguments, self._config, self._ledger, self._inherited = arguments, config, ledger, inherited
+        self.store = Store(arguments.pod_dir / NAME)
+        self.keeper = Keeper(self._begin_keeper, self._admit)
+        self.once = Once(self.store, self._remember)
+        self._tapes: dict[str, Tape] = {}
+        self._server: Server | None = None
+        self._pod: Pod | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the pod's first daemon, which the launcher waits for."""
+        return "ready" in self._inherited
+
+    @property
+    def booted(self) -> bool:
+        """Whether the guest had been told what pod it is."""
+        return bool(self.store.get(BOOTED))
+
+    def set_booted(self) -> None:
+        self.store.put(BOOTED, True)
+        self.store.flush()
+
+    def has_machine(self) -> bool:
+        """Whether an earlier daemon got so far as to put a machine on record."""
+        return any(record.fields.get("what") in ("qemu", "virtiofsd") for record in self._ledger.state.live.values())
+
+    # --- the agent's channel -----------------------------------------------------------------------------------------
+
+    def left_channel(self) -> socket.socket | None:
+        """The channel to the agent, if an earlier daemon had one."""
+        return self._left(_AGENT)
+
+    def agent_channel(self, sock: socket.socket, on_lost: Callable[[ShimError], None]) -> Client:
+        return self._channel(_AGENT, sock, key_of, on_lost, consumed(self.keeper))
+
+    async def event_channel(self, address: str) -> Client:
+        """To containerd: the connection that an earlier daemon had, with what it had sent, or a new one."""
+        sock = self._left(_EVENTS) or await dial(address)
+        return self._channel(_EVENTS, sock, lambda _method, payload: payload, lambda _error: None, ())
+
+    def _left(self, name: str) -> socket.socket | None:
+        fd = self.keeper.held(name)
+        return None if fd is None else socket.socket(fileno=fd)
+
+    def _channel(
+        self,
+        name: str,
+        sock: socket.socket,
+        key: KeyOf,
+        on_lost: Callable[[ShimError], None],
+        used: Iterable[int],
+    ) -> Client:
+        """A client on ``sock`` that takes up the calls of an earlier daemon's on it."""
+        journal_name = f"{name}-journal"
+        journal = self.keeper.held(journal_name)
+        if journal is None or self.keeper.held(name) is None:
+            journal = new(HEAD)
+            self.keeper.hold(journal_name, journal)
+        # The channel is held last: one that is held has its journal.
+        self.keeper.hold(name, sock.fileno())
+        tape = Tape(journal)
+
+        def lost(error: ShimError) -> None:
+            self.keeper.release(name)
+            self.keeper.release(journal_name)
+            tape.close()
+            on_lost(error)
+
+        barrier = self.store.flush
+        return DurableClient(sock, tape, barrier=barrier, key_of=key, consumed=used, on_lost=lost)
+
+    # --- joining -----------------------------------------------------------------------------------------------------
+
+    def services(self, plain: Iterable[Service]) -> Iterator[Service]:
+        return map(self.once.service, plain)
+
+    def publisher(self, inner: Publisher) -> Publisher:
+        """Whenever something is told, what it tells of is on record."""
+        return _Remembering(inner, self._remember)
+
+    def restore(self, pod: Pod, agent: AgentClient) -> None:
+        """Give ``pod`` the past that is on record. From here on its changes are recorded."""
+        self._pod = pod
+        pod.restore(dict(self.store.under(_CONTAINER)), agent)
+
+    def waiting_events(self) -> dict[int, bytes]:
+        return {int(number): base64.b64decode(event) for number, event in self.store.under(_EVENT)}
+
+    def spoken(self) -> dict[str, list[str]]:
+        """Which connections spoke of which containers."""
+        return dict(self.store.under(_SPOKEN))
+
+    def record_spoken(self, connection: str, container_ids: Collection[str]) -> None:
+        self.store.put(_SPOKEN + connection, sorted(container_ids) or None)
+
+    def record_event(self, number: int, event: bytes | None) -> None:
+        self.store.put(f"{_EVENT}{number}", None if event is None else base64.b64encode(event).decode())
+
+    def start(self, server: Server) -> None:
+        """Take up the connections that the keeper holds, and let it accept more."""
+        self._server = server
+        held = {name: fd for name, fd in self._inherited.items() if name not in ("ready", KEEPER)}
+        self.keeper.start(self._inherited.get(KEEPER), held)
+
+    def lost(self, connection: str) -> None:
+        """A connection has ended."""
+        self.keeper.release(connection)
+        self.keeper.release(f"j{connection[1:]}")
+        self.once.forget(connection)
+        tape = self._tapes.pop(connection, None)
+        if tape is not None:
+            tape.close()
+
+    # --- recording ---------------------------------------------------------------------------------------------------
+
+    def _remember(self) -> None:
+        """Put into the record what has changed of the containers."""
+        if self._pod is None:
+            return
+        now = {_CONTAINER + name: memory.of_container(container) for name, container in self._pod.containers.items()}
+        gone = [_CONTAINER + name for name, _ in self.store.under(_CONTAINER) if _CONTAINER + name not in now]
+        for key, value in (*now.items(), *((key, None) for key in gone)):
+            if self.store.get(key) != value:
+                self.store.put(key, value)
+
+    # --- the keeper --------------------------------------------------------------------------------------------------
+
+    def _begin_keeper(self, fd: int, next_connection: int) -> None:
+        for record in list(self._ledger.state.live.values()):
+            if record.kind == Kind.PROCESS and record.fields.get("what") == KEEPER:
+                self._ledger.undone(record.n)
+        launcher, pod_dir = self._arguments.launcher, self._arguments.pod_dir
+        spawn(
+            self._ledger,
+            Gate(launcher=launcher),
+            keeper_argv(self._config.shimd, fd, next_connection, launcher, pod_dir),
+            what=KEEPER,
+            stderr=Path(pod_dir / "keeper.stderr"),
+            pass_fds=(fd,),
+        )
+
+    def _admit(self, name: str, connection: int, journal: int) -> None:
+        assert self._server is not None
+        try:
+            tape = Tape(journal)
+        except HostFailed as error:
+            _log.error("connection %s cannot be taken up: %s", name, error)
+            self.keeper.release(name)
+            os.close(connection)
+            return
+        self._tapes[name] = tape
+        self._server.adopt(
+            socket.socket(fileno=connection),
+            name,
+            source=partial(DurableSource, tape),
+            sink=partial(DurableSink, tape, self.store.flush),
+        )
+
+
+class _Remembering:
+    """A publisher before which the pod's state is put on record, with the event itself in the same line."""
+
+    def __init__(self, inner: Publisher, remember: Any) -> None:
+        self._inner, self._remember = inner, remember
+        self._loop = asyncio.get_running_loop()
+
+    def publish(self, event: Event) -> None:
+        self._remember()
+        self._inner.publish(event)
