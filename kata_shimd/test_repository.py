@@ -107,11 +107,27 @@ def test_rust_is_asked_for_in_the_version_that_every_crate_takes(place):
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
+def links(page):
+    """The files and directories that a page points to."""
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    return [page.parent / target for target in targets if "://" not in target]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    local = [target for target in targets if "://" not in target]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+    assert [target for target in links(page) if not target.exists()] == []
+
+
+def test_every_page_can_be_found_from_the_first():
+    """A directory that is pointed to is read as a list."""
+    found, left = set(), [REPOSITORY / "README.md"]
+    while left:
+        page = left.pop().resolve()
+        if page in found:
+            continue
+        found.add(page)
+        left += page.glob("*.md") if page.is_dir() else links(page) if page.suffix == ".md" else []
+    assert [str(page) for page in PAGES if page not in found and page.is_relative_to(REPOSITORY / "docs")] == []
 
 
 def test_no_two_decisions_have_one_number():
