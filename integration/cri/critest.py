@@ -111,6 +111,9 @@ class Suite:
         return self.home / "log"
 
     def close(self) -> None:
+        """Take away what a spec has left, then the node."""
+        crictl = self._program.with_name("crictl")
+        self.host.run([crictl, "--runtime-endpoint", f"unix://{self.containerd.address}", "rmp", "--all", "--force"])
         self._stack.close()
 
     def __enter__(self) -> Self:
