@@ -19,7 +19,7 @@ MEMINFO = "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 700 kB\nBuffers: 10 k
 def test_a_cold_pod_from_start_to_first_byte() -> None:
     measured = coldstart.cold_pod(LAUNCHER)
     assert 0 < measured.started < measured.ready < measured.first_byte
-    assert list(measured.phases) == ["check", "share", "spawn", "qmp", "dial"]
+    assert list(measured.phases) == ["network", "check", "share", "spawn", "qmp", "dial"]
     assert 10 < measured.used_mib <= MOST_MIB
 
 
