@@ -1,8 +1,8 @@
 """critest against a node, and its results against the file of expected ones.
 
 ``expected-<version>.tsv`` has a line for every spec of the suite: its name, ``passed``, ``failed`` or ``skipped``, a category and
-a reason for what is not passed. Any difference fails the run, a spec that has begun to pass as well. Where chance decides, both outcomes
-stand there, as ``passed|skipped``.
+a reason for what is not passed. Any difference fails the run, a spec that has begun to pass as well. Where chance decides, both
+outcomes stand there, as ``passed|skipped``.
 """
 
 import csv
@@ -111,6 +111,9 @@ class Suite:
         return self.home / "log"
 
     def close(self) -> None:
+        """Take away what a spec has left, then the node."""
+        crictl = self._program.with_name("crictl")
+        self.host.run([crictl, "--runtime-endpoint", f"unix://{self.containerd.address}", "rmp", "--all", "--force"])
         self._stack.close()
 
     def __enter__(self) -> Self:

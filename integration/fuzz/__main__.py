@@ -49,6 +49,8 @@ def _run(name: str, arguments: argparse.Namespace) -> Result:
         str(arguments.seconds),
         "--seed",
         str(arguments.seed),
+        "--first",
+        str(arguments.first),
         "--json",
     )
     argv = [sys.executable, "-m", f"integration.fuzz.{name}", *words]

@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,6 +23,7 @@ TARGETS: Final = (
     "config_toml", "launcher_stdin", "ledger_lines", "journal_lines", "undo_ledgers",
 )  # fmt: skip
 _CORPUS: Final = Path(__file__).parent / "corpus"
+_IN_MEMORY: Final = Path("/dev/shm")
 #: How much of a finding's input is shown.
 _SHOWN: Final = 4000
 
@@ -48,6 +50,11 @@ class Outcome:
 def corpus(name: str) -> list[bytes]:
     """The kept inputs of a target, in the order of their names."""
     return [file.read_bytes() for file in sorted((_CORPUS / name).iterdir())]
+
+
+def scratch() -> "tempfile.TemporaryDirectory[str]":
+    """A directory in memory where there is one: a disk's file system is slow to write the same file again and again."""
+    return tempfile.TemporaryDirectory(prefix="kf-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None)
 
 
 def run(target: Target, *, seed: int, count: int, first: int = 0, seconds: float = float("inf")) -> Outcome:

@@ -7,7 +7,6 @@ A journal holds what guests said and may be cut anywhere. Permitted: nothing. Al
 
 import json
 import random
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from integration.fuzz import mutate
-from integration.fuzz.engine import Target, corpus, main
+from integration.fuzz.engine import Target, corpus, main, scratch
 from kata_shimd import journal
 from kata_shimd.debug import timeline
 from kata_shimd.debug.escape import one_line
@@ -43,7 +42,7 @@ def make(rng: random.Random) -> bytes:
 
 @contextmanager
 def opened() -> Iterator[Callable[[Any], None]]:
-    with tempfile.TemporaryDirectory(prefix="kf-") as name:
+    with scratch() as name:
         path = Path(name) / "pod.jsonl"
 
         def check(data: bytes) -> None:

@@ -7,7 +7,6 @@ Permitted: nothing, for strange lines are passed over. `undo_ledgers` does the s
 
 import json
 import random
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from integration.fuzz import mutate
-from integration.fuzz.engine import Target, corpus, main
+from integration.fuzz.engine import Target, corpus, main, scratch
 from kata_shimd import ledger
 
 
@@ -39,7 +38,7 @@ def make(rng: random.Random) -> bytes:
 
 @contextmanager
 def opened() -> Iterator[Callable[[Any], None]]:
-    with tempfile.TemporaryDirectory(prefix="kf-") as name:
+    with scratch() as name:
         pod_dir = Path(name)
 
         def check(data: bytes) -> None:

@@ -25,11 +25,11 @@ refuse an input, and anything else is a finding, as is a broken property of what
     python -m integration.fuzz --count 10000 qmp_lines config_toml
     pytest integration/fuzz                    the short form, always the same inputs
 
-A target that starts a process for each input is slow; it stops when its time is up, and the table says how far it came.
-That each target can fail is a test of its own: a bug is planted in what it feeds, and has to be found.
+`launcher_stdin` and `undo_ledgers` start a process for each input, and are slow; a target stops when its time is up, and the table
+says how far it came. That each target can fail is a test of its own: a bug is planted in what it feeds, and has to be found.
 
 Found by a long run, now a test: a `root.path` that even root may not look at ended Create with an error of Python's own
-(`oci_specs`, seed 1, input 871201; its row below is of the inputs from there on, before it nothing was found).
+(`oci_specs`, seed 1, input 871201).
 
 | Target | What is fed |
 |---|---|

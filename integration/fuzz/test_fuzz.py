@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from integration.fuzz import engine, planted
+from integration.fuzz.planted import Bug
 
 SEED: Final = 7
 #: Inputs, so that each takes a few seconds; those of the launcher start a process each.
@@ -22,16 +23,17 @@ COUNTS: Final = {
     "oci_specs": 2_000,
     "config_toml": 1_000,
     "bootstrap": 10_000,
-    "ledger_lines": 1_000,
-    "journal_lines": 1_000,
-    "console_bytes": 1_000,
+    "ledger_lines": 3_000,
+    "journal_lines": 3_000,
+    "console_bytes": 2_000,
     "handshake": 10_000,
-    "qmp_lines": 1_000,
+    "qmp_lines": 3_000,
     "undo_ledgers": 200,
     "launcher_stdin": 200,
 }
 #: A planted bug has been found by then.
 FOUND_WITHIN: Final = 5_000
+PLANTED: Final = (*planted.BUGS.items(), *planted.SECOND.items())
 #: Targets with nothing to refuse.
 TAKES_ALL: Final = {"ledger_lines", "journal_lines", "console_bytes", "handshake", "launcher_stdin"}
 
@@ -45,13 +47,13 @@ def test_nothing_but_what_is_permitted(name: str, count: int) -> None:
 
 
 def test_every_target_is_run() -> None:
-    assert set(COUNTS) == set(engine.TARGETS)
+    assert set(COUNTS) == set(engine.TARGETS) == set(planted.BUGS)
 
 
-@pytest.mark.parametrize("name", engine.TARGETS)
-def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "bug"), PLANTED, ids=[f"{name}-{bug.patch.__name__}" for name, bug in PLANTED])
+def test_a_planted_bug_is_found(name: str, bug: Bug, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each target can fail, and reaches what it is for."""
-    target, bug = import_module(f"integration.fuzz.{name}").TARGET, planted.BUGS[name]
+    target = import_module(f"integration.fuzz.{name}").TARGET
     holder, _, attribute = bug.where.rpartition(".")
     owner = pkgutil.resolve_name(holder)
     monkeypatch.setattr(owner, attribute, bug.patch(getattr(owner, attribute), tmp_path))

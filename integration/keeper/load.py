@@ -17,6 +17,8 @@ from integration.harness.ctr import Ctr, Done
 from integration.harness.pods import Pod
 from integration.harness.scale import SCALE
 from integration.keeper.killing import listing
+from kata_shimd.errors import HostFailed
+from kata_shimd.ledger import Phase
 
 #: Seconds between two deaths of one daemon, at the least and at the most.
 PAUSE: Final = (0.05 * SCALE, 0.6 * SCALE)
@@ -74,8 +76,11 @@ class Load:
 
     def _kill(self, name: str) -> None:
         try:
-            self._pod_of(name).process("daemon").kill()
-        except (LookupError, OSError):
+            pod = self._pod_of(name)
+            if pod.ledger().phase is not Phase.RUNNING:
+                return  # before a pod's first daemon serves, its death is a failure of `start`
+            pod.process("daemon").kill()
+        except (LookupError, OSError, HostFailed):
             return  # between two daemons
         self.seen.kills += 1
 

@@ -21,5 +21,6 @@ def test_nobody_notices(kept: Ctr, name: str, pod_of: Callable[[str], Pod], unno
         f"\n{seen.kills} deaths; calls {seen.calls}; longest "
         + ", ".join(f"{w} {seen.longest(w):.2f} s" for w in seen.calls)
     )
+    print("\n".join(seen.wrong))
     assert seen.wrong == []
     unnoticed.deletions = 1 + seen.calls.get("life", 0)

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,18 @@ def module_leaves_nothing() -> None:
     """In place of the leak check around a module of tests that run containers."""
 
 
-@pytest.fixture(autouse=True)
-def leaves_nothing() -> Iterator[None]:
-    """In place of the leak check of containers: no process outlives its test, and none survives it."""
+@pytest.fixture
+def living() -> Iterator[Callable[[], list[process.Process]]]:
+    """The processes begun in this test that live. Others of ours may be there: a whole session has a containerd."""
     before = set(process.descendants())
+    yield lambda: sorted(found for found in set(process.descendants()) - before if found.alive())
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(living: Callable[[], list[process.Process]]) -> Iterator[None]:
+    """In place of the leak check of containers: no process outlives its test, and none survives it."""
     yield
-    for left in set(process.descendants()) - before:
+    for left in living():
         left.kill()
     process.reap_orphans()
 

@@ -5,15 +5,17 @@ import os
 import stat
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from integration.harness.process import descendants
+from integration.harness.process import Process
 from integration.harness.waiting import eventually
 from integration.launcher.protobuf import make, parse
 from integration.launcher.shim import ADDRESS, NAMESPACE, SANDBOX, TYPE, Shim
 
+Living = Callable[[], list[Process]]
 #: open, phase, plan socket, plan daemon, made daemon
 RECORDS = 5
 
@@ -184,16 +186,16 @@ class TestFailure:
         )
         assert shim.left() == []
 
-    def test_it_closes_its_pipe_and_lives(self, shim: Shim):
+    def test_it_closes_its_pipe_and_lives(self, shim: Shim, living: Living):
         assert "without a byte" in shim.start("s1", STAND_IN="mute").failed()
         assert shim.left() == []
-        assert [process for process in descendants() if process.alive()] == []
+        assert living() == []
 
-    def test_it_hangs(self, shim: Shim):
+    def test_it_hangs(self, shim: Shim, living: Living):
         """Takes the whole minute that a daemon is given."""
         assert shim.start("s1", STAND_IN="hang").failed() == "start daemon: s1: not ready within 60 s\n"
         assert shim.left() == []
-        assert [process for process in descendants() if process.alive()] == []
+        assert living() == []
 
     def test_no_python(self, shim: Shim, tmp_path: Path):
         lonely = tmp_path / "lonely"
@@ -260,7 +262,7 @@ def test_remains_of_a_dead_pod_are_undone(shim: Shim):
     assert len(shim.ledger("s1")) == RECORDS
 
 
-def test_two_starts_at_once_make_one_daemon(shim: Shim):
+def test_two_starts_at_once_make_one_daemon(shim: Shim, living: Living):
     shim.bundle("s1")
     answers: list[bytes] = []
     threads = [threading.Thread(target=lambda: answers.append(shim.start("s1").ok())) for _ in range(6)]
@@ -270,27 +272,27 @@ def test_two_starts_at_once_make_one_daemon(shim: Shim):
         thread.join()
     assert len(set(answers)) == 1 and len(answers) == 6
     assert len(shim.ledger("s1")) == RECORDS
-    assert [process.pid for process in descendants() if process.alive()] == [shim.daemon("s1").pid]
+    assert living() == [shim.daemon("s1")]
 
 
 @pytest.mark.parametrize("n", range(1, RECORDS + 1))
 class TestKilledAtEveryRecord:
     """The launcher dies right after its n-th record."""
 
-    def kill(self, shim: Shim, n: int) -> None:
+    def kill(self, shim: Shim, n: int, living: Living) -> None:
         answer = shim.start("s1", KATA_SHIMD_DIE_AT=f"launcher:{n}")
         assert (answer.code, answer.stdout, answer.stderr) == (-9, b"", "")
         # The child it forked sees the pipe end, and ends.
-        eventually("no process of it lives", lambda: not [p for p in descendants() if p.alive()], within=10)
+        eventually("no process of it lives", lambda: not living(), within=10)
         assert len(shim.ledger("s1")) == n
 
-    def test_delete_leaves_nothing(self, shim: Shim, n: int):
-        self.kill(shim, n)
+    def test_delete_leaves_nothing(self, shim: Shim, n: int, living: Living):
+        self.kill(shim, n, living)
         shim.delete("s1").ok()
         assert shim.left() == []
 
-    def test_the_next_start_makes_everything_anew(self, shim: Shim, n: int):
-        self.kill(shim, n)
+    def test_the_next_start_makes_everything_anew(self, shim: Shim, n: int, living: Living):
+        self.kill(shim, n, living)
         shim.start("s1").ok()
         assert len(shim.ledger("s1")) == RECORDS
 

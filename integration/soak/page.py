@@ -42,7 +42,7 @@ def table(rows: Sequence[Sequence[float]]) -> str:
 
 
 def verdict(found: Sequence[str]) -> str:
-    return "\n".join(f"- {complaint}" for complaint in found) or "Flat."
+    return "\n".join(f"- {complaint}" for complaint in found) or "Flat, and nothing left behind."
 
 
 def pods(half: Mapping[str, Any]) -> str:

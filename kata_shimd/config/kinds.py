@@ -20,6 +20,8 @@ U32: Final = 2**32 - 1
 #: Longest time anyone may configure, so that arithmetic on deadlines stays finite: a day.
 MAX_SECONDS: Final = 86_400
 MAX_TEXT: Final = 64 * 1024
+#: Control characters, and halves of surrogate pairs, which are no characters at all.
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 #: What to call a value of TOML in a message.
 TYPE_NAMES: Final = {
@@ -51,7 +53,7 @@ def printable(text: str) -> str:
     """``text`` unless it is too long or holds control characters."""
     if len(text) > MAX_TEXT:
         raise ValueError(f"longer than {MAX_TEXT} characters")
-    if any(ord(char) < 0x20 or ord(char) == 0x7F or 0xD800 <= ord(char) < 0xE000 for char in text):
+    if _UNPRINTABLE.search(text):
         raise ValueError("contains a control character")
     return text
 

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Final, NamedTuple
 
-from kata_shimd.durable.channel import DurableSink, DurableSource
+from kata_shimd.durable.channel import MAX_WEIGHT, DurableSink, DurableSource
 from kata_shimd.durable.replay import frames_of
 from kata_shimd.durable.tape import Tape
 from kata_shimd.errors import ShimError
@@ -216,6 +216,8 @@ class _Source(DurableSource):
         self._client.received((frame.stream, frame.raw) for frame in frames if frame.kind == RESPONSE)
         if not self._tail:
             self._client.relieve()
+        if self._tape.weight > MAX_WEIGHT:
+            raise OSError("the journal of this connection has no room left")
         return data
 
     def _relieve(self) -> None:

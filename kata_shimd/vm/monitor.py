@@ -62,12 +62,20 @@ class Monitor:
     async def connect(cls, path: Path, on_event: OnEvent, *, timeout: float) -> "Monitor":
         """Connect and negotiate. ``on_event`` gets each event of `EVENTS`, from the first one, and must not raise.
 
+        :raises HostFailed: nobody listens at ``path``
+        :raises DeadlineExceeded, VmFailed: as `over`
+        """
+        return await cls.over(sockets.connect(path), str(path), on_event, timeout=timeout)
+
+    @classmethod
+    async def over(cls, connected: socket.socket, name: str, on_event: OnEvent, *, timeout: float) -> "Monitor":
+        """Negotiate on a connection, which is the monitor's own from now on; ``name`` is what errors call it.
+
         :raises DeadlineExceeded: QEMU said nothing in ``timeout`` seconds
         :raises VmFailed: QEMU closed the connection, or said nonsense
         """
-        connected = sockets.connect(path)
         channel = connected.dup()
-        client = QMPClient(path.name, readbuflen=MAX_LINE)
+        client = QMPClient(Path(name).name, readbuflen=MAX_LINE)
         # The default listener cannot be removed, and would keep every event for as long as the VM lives.
         client.events.event_filter = lambda _: False
         client.register_listener(_Listener(on_event))
@@ -75,9 +83,9 @@ class Monitor:
             async with asyncio.timeout(timeout):
                 await _negotiate(client, connected)
         except TimeoutError as error:
-            raise DeadlineExceeded("connect QMP", str(path), f"no greeting in {timeout:g} s") from error
+            raise DeadlineExceeded("connect QMP", name, f"no greeting in {timeout:g} s") from error
         except _BROKEN as error:
-            raise VmFailed("connect QMP", str(path), _said(error)) from error
+            raise VmFailed("connect QMP", name, _said(error)) from error
         finally:
             if client.runstate is not Runstate.RUNNING:
                 channel.close()

@@ -1,0 +1,172 @@
+"""Calls that outlive their client: which are taken up, what is kept of them, and what a guest cannot do to that."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from kata_shimd.durable import caller as module
+from kata_shimd.durable.caller import DurableClient, operation
+from kata_shimd.durable.memory import new
+from kata_shimd.durable.tape import HEAD, Tape
+from kata_shimd.errors import Unavailable
+from kata_shimd.ttrpc import envelope, frames
+from kata_shimd.ttrpc.envelope import Response
+
+
+class Line:
+    """A channel, its journal, and the guest's end of it."""
+
+    def __init__(self):
+        self.ours, self.guest = socket.socketpair()
+        self.guest.settimeout(5)
+        self.journal = new(HEAD)
+        self.decoder = frames.FrameDecoder()
+
+    def client(self, consumed=(), lost=None):
+        """One more daemon's client."""
+        return DurableClient(
+            self.ours.dup(),
+            Tape(os.dup(self.journal), point=lambda: None),
+            barrier=lambda: None,
+            key_of=lambda _method, payload: payload,
+            consumed=consumed,
+            on_lost=(lost or []).append,
+        )
+
+    def asked(self):
+        """Requests that have arrived: stream, method, payload."""
+        found = self.decoder.feed(self.guest.recv(1 << 20))
+        requests = [(frame.stream, envelope.decode_request(frame.data)) for frame in found]
+        return [(stream, request.method, request.payload) for stream, request in requests]
+
+    def answer(self, stream, payload):
+        self.guest.sendall(frames.pack(stream, frames.RESPONSE, 0, envelope.encode_response(Response(None, payload))))
+
+    def nothing_more(self):
+        self.guest.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            self.guest.recv(1)
+        self.guest.settimeout(5)
+
+    def close(self):
+        self.ours.close()
+        self.guest.close()
+        os.close(self.journal)
+
+
+@pytest.fixture
+def line():
+    made = Line()
+    yield made
+    made.close()
+
+
+def die(client):
+    """As SIGKILL: descriptors close, and nobody is told."""
+    client._source.close()
+    client._sink._idle()
+    client._sock.detach()
+    os.close(client._sink._fd)
+
+
+async def begun(client, method, payload):
+    task = asyncio.get_running_loop().create_task(client.call("s", method, payload))
+    await asyncio.sleep(0.01)
+    return task
+
+
+async def test_a_call_under_way_is_taken_up(line):
+    first = line.client()
+    task = await begun(first, "Wait", b"x")
+    assert line.asked() == [(1, "Wait", b"x")]
+    die(first)
+    task.cancel()
+    second = line.client()
+    task = await begun(second, "Wait", b"x")
+    line.answer(1, b"ended")
+    assert await task == b"ended"
+    line.nothing_more()
+    second.close()
+
+
+async def test_an_answer_that_came_before_the_death_is_handed_over(line):
+    first = line.client()
+    task = await begun(first, "Read", b"x")
+    line.asked()
+    line.answer(1, b"bytes")
+    assert await task == b"bytes"
+    die(first)
+    second = line.client()
+    assert await second.call("s", "Read", b"x") == b"bytes"
+    line.nothing_more()
+    die(second)
+    third = line.client(consumed=[1])
+    task = await begun(third, "Read", b"x")
+    assert line.asked() == [(3, "Read", b"x")], "its effect is on record: this is another read"
+    task.cancel()
+    third.close()
+
+
+async def test_another_operation_asks_anew(line):
+    first = line.client()
+    token = operation.set("c1/7")
+    task = await begun(first, "Signal", b"15")
+    operation.reset(token)
+    line.asked()
+    line.answer(1, b"")
+    await task
+    die(first)
+    second = line.client()
+    token = operation.set("c1/9")
+    task = await begun(second, "Signal", b"15")
+    operation.reset(token)
+    assert [(stream, method) for stream, method, _ in line.asked()] == [(3, "Signal")]
+    task.cancel()
+    second.close()
+
+
+async def test_what_is_over_is_forgotten_and_what_is_not_is_not(line, monkeypatch):
+    monkeypatch.setattr(module, "_FORGET_ABOVE", 10_000)
+    monkeypatch.setattr(module, "_SETTLED_SECONDS", 0)
+    first = line.client()
+    waiting = await begun(first, "WaitProcess", b"for long")
+    line.asked()
+    for number in range(100):
+        task = await begun(first, "ReadStdout", b"out") if number % 2 else await begun(first, "Stats", b"%d" % number)
+        ((stream, _, _),) = line.asked()
+        line.answer(stream, b"y" * 1000)
+        await task
+    assert first._tape.weight < 30_000
+    die(first)
+    waiting.cancel()
+    second = line.client()
+    task = await begun(second, "WaitProcess", b"for long")
+    line.answer(1, b"ended")
+    assert await task == b"ended"
+    again = await begun(second, "Stats", b"new")
+    ((stream, _, _),) = line.asked()
+    assert stream == 203, "no number is given twice"
+    again.cancel()
+    second.close()
+
+
+async def test_a_guest_that_never_ends_a_frame_is_given_up(line, monkeypatch):
+    monkeypatch.setattr(module, "MAX_WEIGHT", 100_000)
+    lost = []
+    client = line.client(lost=lost)
+    task = await begun(client, "Check", b"")
+    line.asked()
+    line.guest.setblocking(False)
+    line.guest.send(frames.HEADER.pack(frames.MAX_DATA, 1, frames.RESPONSE, 0))
+    for _ in range(100):
+        try:
+            line.guest.send(bytes(10_000))
+        except (BlockingIOError, BrokenPipeError):
+            pass
+        await asyncio.sleep(0.001)
+        if lost:
+            break
+    with pytest.raises(Unavailable, match="no room left"):
+        await task
