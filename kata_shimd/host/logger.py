@@ -97,6 +97,8 @@ class Loggers:
         try:
             async with asyncio.timeout(self._ready):
                 ended = await supervise.first_of(readable(fd), process.wait())
+                if process.exiting:  # an end closes the pipe too, and a moment before it is an end
+                    await process.wait()
         except TimeoutError as error:
             raise DeadlineExceeded("start logger", uri, f"not ready within {self._ready:g} s") from error
         if ended or process.returncode:

@@ -86,6 +86,11 @@ class Process:
         """Wait for the end: the exit status, or minus the signal's number (`UNKNOWN_STATUS` when it is not ours to know)."""
         return await asyncio.shield(self._ended)
 
+    @property
+    def exiting(self) -> bool:
+        """Whether it is on its way out: its descriptors are closed before its end can be seen by anyone."""
+        return self.returncode is not None or _is_exiting(self.pid)
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to this very process; one that has ended is left in peace."""
         if self.returncode is None:
@@ -205,6 +210,19 @@ def _popen(
     # The status is collected through the pidfd; Popen's own bookkeeping must not wait for it.
     child.returncode = 0
     return child.pid
+
+
+#: The kernel's flag of a task that has begun to exit.
+_PF_EXITING: Final = 0x4
+
+
+def _is_exiting(pid: int) -> bool:
+    """Field 9 of /proc/PID/stat; True when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return bool(int(stat[stat.rindex(b")") + 2 :].split()[6]) & _PF_EXITING)
 
 
 def start_time(pid: int) -> int | None:

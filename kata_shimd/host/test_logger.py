@@ -1,6 +1,7 @@
 """The command of a logging binary's URI."""
 
 import asyncio
+import os
 
 import pytest
 
@@ -41,6 +42,35 @@ class Running:
 @pytest.fixture
 def loggers():
     return Loggers(None, None, "ns", ready_seconds=1, end_seconds=60)
+
+
+class Exiting:
+    """A logger that could not be run: its descriptors are closed, and its end is not seen yet."""
+
+    def __init__(self, status: int) -> None:
+        self.status, self.returncode, self.exiting = status, None, True
+
+    async def wait(self) -> int:
+        await asyncio.sleep(0.01)  # later than the pipe's end
+        self.returncode = self.status
+        return self.status
+
+    def stderr_tail(self, _limit):
+        return "gate: /no/such/logger: no such file"
+
+
+@pytest.mark.parametrize("status", [0, 127])
+async def test_a_pipe_that_an_end_has_closed_is_no_readiness(loggers, status):
+    read, write = os.pipe()
+    os.close(write)
+    try:
+        if status:
+            with pytest.raises(InvalidArgument, match="no such file"):
+                await loggers._wait_ready(Exiting(status), read, "binary:///no/such/logger")
+        else:  # ready, and done already
+            await loggers._wait_ready(Exiting(status), read, "binary:///bin/true")
+    finally:
+        os.close(read)
 
 
 async def test_delete_waits_for_the_ends_of_its_own_loggers(loggers):
