@@ -75,6 +75,15 @@ def _leaks_it_from_an_answer(run: Any, tmp: Path) -> Any:
     return _leaks_the_librarys_error(run, tmp).__func__
 
 
+def _takes_anybodys_answer(on_message: Any, _tmp: Path) -> Any:
+    async def takes(self: Any, message: Any) -> None:
+        if "return" in message and self._pending:
+            message["id"] = next(iter(self._pending))
+        await on_message(self, message)
+
+    return takes
+
+
 def _takes_process_for_granted(for_guest: Any, _tmp: Path) -> Any:
     def rewrite(spec: Mapping[str, Any], *arguments: Any, **named: Any) -> Any:
         spec["linux"]["namespaces"]
@@ -139,7 +148,8 @@ BUGS: Final[Mapping[str, Bug]] = {
         "outside the pod directory",
     ),
 }
-#: For targets whose inputs go two ways, one of which the first bug does not lie on.
-SECOND: Final[Mapping[str, Bug]] = {
-    "qmp_lines": Bug("kata_shimd.vm.monitor.Monitor._run", _leaks_it_from_an_answer, ""),
-}
+#: For targets whose inputs go several ways, on one of which the first bug lies.
+MORE: Final = (
+    ("qmp_lines", Bug("kata_shimd.vm.monitor.Monitor._run", _leaks_it_from_an_answer, "")),
+    ("qmp_lines", Bug("qemu.qmp.QMPClient._on_message", _takes_anybodys_answer, "an answer to somebody else")),
+)

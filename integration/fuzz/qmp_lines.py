@@ -4,7 +4,8 @@
 
 Permitted: `VmFailed`. `qemu.qmp` raises more kinds of its own (QMPError and below, OSError, EOFError, AssertionError); none of
 them may pass our monitor. Neither may `DeadlineExceeded`, for whatever else is said, a proper answer or QEMU's end follows. What
-breaks no session is followed by the next input in the same one.
+breaks no session is followed by the next input in the same one. Also required: what is not an answer to the command is not taken
+for it.
 """
 
 import asyncio
@@ -95,8 +96,10 @@ class _Session:
         """What is said may come before the question: the library numbers its commands, so anybody knows the next one's id."""
         with suppress(BlockingIOError):
             self._guest.recv(65536)
-        self._guest.sendall(self._numbered(said + _lines()[4]))
-        await self._status()
+        data, asked = self._numbered(said + _lines()[4]), self._numbered(_ID)
+        self._guest.sendall(data)
+        status = await self._status()
+        assert status == "running" or data.count(asked) > 1, "an answer to somebody else was taken"
 
     async def last_words(self, said: bytes) -> None:
         """Say it when something was asked, and be gone."""
@@ -115,9 +118,9 @@ class _Session:
     def _numbered(self, said: bytes) -> bytes:
         return said.replace(_ID, b"__qmp#%05d" % self._asked)
 
-    async def _status(self) -> None:
+    async def _status(self) -> str:
         try:
-            assert isinstance(await self._monitor.status(), str)
+            return await self._monitor.status()
         finally:
             self._asked += 1
 

@@ -33,7 +33,7 @@ COUNTS: Final = {
 }
 #: A planted bug has been found by then.
 FOUND_WITHIN: Final = 5_000
-PLANTED: Final = (*planted.BUGS.items(), *planted.SECOND.items())
+PLANTED: Final = (*planted.BUGS.items(), *planted.MORE)
 #: Targets with nothing to refuse.
 TAKES_ALL: Final = {"ledger_lines", "journal_lines", "console_bytes", "handshake", "launcher_stdin"}
 
