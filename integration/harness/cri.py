@@ -160,15 +160,11 @@ class CriContainerd(Containerd):
         return "cni config load failed" not in self.log_from(0)[-2000:] and self._serves()
 
     def _serves(self) -> bool:
-        argv = [self.client, "--address", self.address, "plugins", "ls"]
-        done = self.host.run(argv)
-        return done.returncode == 0 and _is_ok(done.stdout.decode(), "cri")
-
-
-def _is_ok(plugins: str, name: str) -> bool:
-    """Whether the table of plugins has ``io.containerd.grpc.v1  NAME … ok``."""
-    rows = [line.split() for line in plugins.splitlines()]
-    return any(row[:2] == ["io.containerd.grpc.v1", name] and "ok" in row for row in rows)
+        """A plugin that is loaded still refuses every call until it has taken up what an earlier containerd left."""
+        crictl = gotools.ensure(Layout.from_environment())[gotools.CRI_TOOLS.name] / "crictl"
+        endpoint = f"unix://{self.address}"
+        argv = [crictl, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "info"]
+        return self.host.run(argv).returncode == 0
 
 
 def addresses(directory: Path) -> dict[str, object]:
