@@ -163,7 +163,7 @@ class CriContainerd(Containerd):
         """A plugin that is loaded still refuses every call until it has taken up what an earlier containerd left."""
         crictl = gotools.ensure(Layout.from_environment())[gotools.CRI_TOOLS.name] / "crictl"
         endpoint = f"unix://{self.address}"
-        argv = [crictl, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "info"]
+        argv: list[str | Path] = [crictl, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "info"]
         return self.host.run(argv).returncode == 0
 
 
