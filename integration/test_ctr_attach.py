@@ -103,12 +103,17 @@ def test_a_terminal(ctr: Ctr, name: str) -> None:
         words = ctr.argv("task", "attach", name)
         with Terminal(ctr.containerd.host, words, rows=31, cols=91) as terminal:
             terminal.resize(32, 92)
-            terminal.send("one\n")
-            terminal.expect("3[12] 9[12]", within=PATIENCE)
+            eventually("the window's size", lambda: _size(terminal) in ("31 91", "32 92"), within=PATIENCE)
             terminal.send("end\n")
             assert terminal.wait(within=PATIENCE) == 6
     finally:
         ctr.remove(name)
+
+
+def _size(terminal: Terminal) -> str:
+    """What the container takes for the size now: a client tells it some time after it has attached."""
+    terminal.send("one\n")
+    return terminal.expect(r"\d+ \d+", within=PATIENCE)[0].decode()
 
 
 # --- the end of stdin, on the shim's own socket ----------------------------------------------------------------------
