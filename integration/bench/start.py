@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -75,7 +76,9 @@ class Node:
         return self.verb(self.launcher, name, self.bundle(name, sandbox or name), "start", **env)
 
     def delete(self, name: str) -> None:
+        """Told to end, for a pod in which nothing was created waits a while for what may still come."""
         bundle = self.root / "b" / name
+        self.pod(name).process("daemon").signal(signal.SIGTERM)
         self.verb(self.launcher, name, bundle, "-bundle", str(bundle), "delete")
         eventually(f"{name} gone", lambda: not self.pod(name).directory.exists(), within=60)
 
