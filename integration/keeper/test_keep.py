@@ -39,7 +39,7 @@ if len(sys.argv) == 2:
 class Kept:
     """A pod directory, a keeper, and this test as its first daemon."""
 
-    def __init__(self, run: Path, *options: str, daemon: tuple[str, ...] = ()) -> None:
+    def __init__(self, run: Path, *options: str, daemon: tuple[str, ...] = (), dead: bool = False) -> None:
         self.pod = run / "pods/00112233445566778899"
         self.log = run / "log"
         self.pod.mkdir(parents=True, mode=0o700)
@@ -47,6 +47,8 @@ class Kept:
         self.first = subprocess.Popen(["sleep", "86400"])
         self.ledger = Ledger(self.pod)
         self._plan("daemon", self.first.pid)
+        if dead:
+            self.die()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.pod / "shim.sock"))
         self.listener.listen()
@@ -175,6 +177,14 @@ def test_a_spare_ends_with_its_keeper(tmp_path: Path) -> None:
         kept.close()
 
 
+def test_a_daemon_that_died_before_its_keeper_looked_is_dead(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, dead=True)
+    try:
+        eventually("the next daemon", kept.daemons, within=SOON)
+    finally:
+        kept.close()
+
+
 def test_a_pod_that_stops_is_undone_when_its_daemon_dies(kept: Kept) -> None:
     kept.ledger.phase(Phase.STOPPING)
     kept.die()
@@ -187,8 +197,10 @@ def test_daemons_that_die_at_once_are_given_up(tmp_path: Path) -> None:
     kept = Kept(tmp_path, "--deaths", "3", "--within", "600", daemon=("die",))
     try:
         client = socket.socket(socket.AF_UNIX)
+        client.settimeout(SOON)
         client.connect(str(kept.pod / "shim.sock"))
         kept.store("listen", kept.listener.fileno())
+        kept.listener.close()  # as a daemon's copy goes with it
         kept.die()
         assert kept.keeper.wait(SOON) == 0
         assert len(kept.daemons()) == 3
@@ -202,6 +214,9 @@ def test_daemons_that_die_at_once_are_given_up(tmp_path: Path) -> None:
 def test_strangers_are_not_let_in(kept: Kept) -> None:
     """Even where the socket's mode would let them."""
     kept.store("listen", kept.listener.fileno())
+    with socket.socket(socket.AF_UNIX) as friend:
+        friend.connect(str(kept.pod / "shim.sock"))
+        kept.control.recv(4096)  # handed on: from here on the keeper looks at the directory no more
     for directory in (kept.pod, *kept.pod.parents):
         if str(directory).startswith("/tmp/"):
             directory.chmod(0o755)

@@ -110,13 +110,14 @@ impl<'a> Keeper<'a> {
         let control = watch(&mut fds, control, wanted);
         let died = watch(&mut fds, self.daemon.as_ref(), PollFlags::IN);
         let connection = watch(&mut fds, listening, PollFlags::IN);
-        let timeout = pause.filter(|left| !left.is_zero()).map(timespec);
+        // A daemon that had died before we opened it has no pidfd to show: its death is known, so nothing is waited for.
+        let known = self.daemon.is_none().then_some(Duration::ZERO);
+        let timeout = known.or(pause.filter(|left| !left.is_zero())).map(timespec);
         match poll(&mut fds, timeout.as_ref()) {
             Err(Errno::INTR) => return Ok(Ready::default()),
             result => result.during("keep", "wait")?,
         };
         let shown = |at: Option<usize>| at.and_then(|at| fds.get(at)).is_some_and(|fd| !fd.revents().is_empty());
-        // A daemon that had died before we opened it has no pidfd to show.
         Ok(Ready { control: shown(control), died: self.daemon.is_none() || shown(died), connection: shown(connection) })
     }
 
