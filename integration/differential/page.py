@@ -44,13 +44,13 @@ A container in a VM has no part in the host's kernel. Everything else in a spec 
 |---|---|---|
 """
 OPEN: Final = """
-## Not explained yet
+## A known fault
 
-Seed 7051 has shown, twice in three replays on a machine under load, what no rule covers: an id that is created again, in the same
-pod, after a Create of it that failed (its program was not there). Once that Create failed in the guest (`/dev/null` was not in the
-new container), once SIGKILL was not followed by the exit within 16 s. It has not been seen again: not in four more replays
-(2026-11-25), and not where one id fails, lives and is used again over and over
-(`integration/test_error_codes.py`). The sequence is kept among the cases, where it would fail the test.
+An id that is created again in the same pod within a second of a Create that failed, or of its Delete, can meet what the guest still
+remembers of the shared directory of that name: entries are believed for a second (virtiofsd's `cache=auto`). Then Create fails
+in the guest (`/dev/null`, or the program, is not in the new container) with INVALID_ARGUMENT, and what was begun may not hear
+SIGKILL until the VM is ended for it. Seen as seed 7051, and about once in ten on a quiet machine. The kubelet and `ctr` use an id
+once, so it is met by tests first; the cure is a directory of a new name for each creation.
 """
 LAST: Final = """
 ## The last run on record

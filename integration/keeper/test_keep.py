@@ -205,6 +205,7 @@ def test_daemons_that_die_at_once_are_given_up(tmp_path: Path) -> None:
         assert kept.keeper.wait(SOON) == 0
         assert len(kept.daemons()) == 3
         assert not kept.pod.exists()
+        kept.control.close()  # with the copy of the client's connection that was meant for a daemon
         assert client.recv(1) == b"", "those who wait are told"
         client.close()
     finally:
