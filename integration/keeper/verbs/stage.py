@@ -84,7 +84,14 @@ class Stage:
         bundle = self.shim.bundle("pod")
         (bundle / "rootfs").mkdir()
         (bundle / "config.json").write_text(
-            json.dumps({"ociVersion": "1.1.0", "process": {"args": ["x"], "cwd": "/"}, "root": {"path": "rootfs"}})
+            json.dumps(
+                {
+                    "ociVersion": "1.1.0",
+                    "process": {"args": ["x"], "cwd": "/"},
+                    "root": {"path": "rootfs"},
+                    "linux": {"namespaces": [{"type": "network"}]},
+                }
+            )
         )
         self.bundle = bundle
         os.mkfifo(bundle / "log")
