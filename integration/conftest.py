@@ -66,7 +66,7 @@ def containerd(host: Host, request: pytest.FixtureRequest) -> Iterator[Container
     with Containerd(host) as daemon:
         request.session.stash[report.EVIDENCE] = report.Evidence(host, daemon)
         yield daemon
-        del request.session.stash[report.EVIDENCE]
+        report.forget(request.session.stash)
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +120,8 @@ def module_leaves_nothing(scene: leaks.Scene) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def leaves_nothing(scene: leaks.Scene, module_leaves_nothing: None, request: pytest.FixtureRequest) -> Iterator[None]:
     """The leak check, after every test. Pods of wider fixtures are part of the picture before."""
-    request.session.stash[report.EVIDENCE].mark()
+    if (evidence := request.session.stash.get(report.EVIDENCE, None)) is not None:
+        evidence.mark()
     yield from _leaves_nothing(scene)
 
 

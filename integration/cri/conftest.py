@@ -44,7 +44,7 @@ def containerd(host: Host, release: Release, request: pytest.FixtureRequest) -> 
     with CriContainerd(host, release) as daemon:
         request.session.stash[report.EVIDENCE] = report.Evidence(host, daemon)
         yield daemon
-        del request.session.stash[report.EVIDENCE]
+        report.forget(request.session.stash)
 
 
 @pytest.fixture(scope="session")

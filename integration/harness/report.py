@@ -32,6 +32,12 @@ class Evidence:
 EVIDENCE: Final = pytest.StashKey[Evidence]()
 
 
+def forget(stash: pytest.Stash) -> None:
+    """A containerd has ended. Several may be in one session, and the last to come is the one that is looked at."""
+    if EVIDENCE in stash:
+        del stash[EVIDENCE]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
