@@ -3,6 +3,7 @@
 Each walk takes one container from nothing to deleted; a row is a call, the codes it must answer, and what relies on them.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ KILL: Final = {"signal": 9}
 E: Final = {"exec_id": "e"}
 #: A container's life after its Create; and how often one id lives it.
 LIFE: Final = (("Start", None), ("Kill", KILL), ("Wait", None), ("Delete", None))
+AGAIN: Final = 3
 NEW: Final = {"exec_id": "e", "spec": SLEEP}
 NOBODY: Final = "nobody"
 
@@ -222,6 +224,24 @@ def test_a_create_that_fails(walk: Walk, fields: dict[str, Any], code: Code) -> 
     assert walk.create(**fields) is code
     assert walk.socket.code("Delete", id=walk.container) is NOT_FOUND
     assert walk.create() is OK
+
+
+def test_an_id_that_is_used_again_at_once(walk: Walk, request: pytest.FixtureRequest) -> None:
+    """After a Create that failed in the guest, and after a Delete: nothing that the guest remembers is taken for the new one's."""
+    if not request.config.getoption("--long"):
+        pytest.skip("a known fault (docs/differences.md): the guest can take what it remembers of the old one for the new one's")
+    config = walk.bundle / "config.json"
+    good = config.read_bytes()
+    bad = json.loads(good)
+    bad["process"]["args"] = ["/no/such/program"]
+    told = []
+    for _ in range(AGAIN):
+        config.write_text(json.dumps(bad))
+        refused = walk.create()
+        config.write_bytes(good)
+        lived = [walk.create(), *(walk.code(Row(rpc, OK, fields)) for rpc, fields in LIFE)]
+        told.append([refused, *lived])
+    assert told == [[INVALID, *[OK] * 5]] * AGAIN
 
 
 def test_the_connection_is_lost(ctr: Ctr, name: str) -> None:

@@ -51,6 +51,8 @@ remembers of the shared directory of that name: entries are believed for a secon
 in the guest (`/dev/null`, or the program, is not in the new container) with INVALID_ARGUMENT, and what was begun may not hear
 SIGKILL until the VM is ended for it. Seen as seed 7051, and about once in ten on a quiet machine. The kubelet and `ctr` use an id
 once, so it is met by tests first; the cure is a directory of a new name for each creation.
+Until then the sequence is in `integration/differential/cases/open`, replayed with `--file`, and the test in the long form of
+`integration/test_error_codes.py`.
 """
 LAST: Final = """
 ## The last run on record
