@@ -76,10 +76,18 @@ def test_on_a_terminal_the_newest_line_is_shown_in_place():
         with Steps("setup", out=terminal).step("guest") as step:
             step.run(["echo", "fetching"])
         terminal.flush()
-        shown = os.read(ours, 4096).decode()
+        shown = _read_until(ours, "[setup] guest: ")
     os.close(ours)
     assert "\r\x1b[K  guest, 0 s: fetching" in shown
     assert "\r\x1b[K[setup] guest: " in shown
+
+
+def _read_until(terminal: int, last: str) -> str:
+    """A terminal hands over what was written piece by piece: read until ``last`` is among it."""
+    shown = ""
+    while last not in shown:
+        shown += os.read(terminal, 4096).decode()
+    return shown
 
 
 # --- what decides that there is nothing to do ------------------------------------------------------------------------
