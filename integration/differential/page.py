@@ -43,17 +43,6 @@ A container in a VM has no part in the host's kernel. Everything else in a spec 
 | part | what becomes of it | reason |
 |---|---|---|
 """
-OPEN: Final = """
-## A known fault
-
-An id that is created again in the same pod within a second of a Create that failed, or of its Delete, can meet what the guest still
-remembers of the shared directory of that name: entries are believed for a second (virtiofsd's `cache=auto`). Then Create fails
-in the guest (`/dev/null`, or the program, is not in the new container) with INVALID_ARGUMENT, and what was begun may not hear
-SIGKILL until the VM is ended for it. Seen as seed 7051, and about once in ten on a quiet machine. The kubelet and `ctr` use an id
-once, so it is met by tests first; the cure is a directory of a new name for each creation.
-Until then the sequence is in `integration/differential/cases/open`, replayed with `--file`, and the test in the long form of
-`integration/test_error_codes.py`.
-"""
 LAST: Final = """
 ## The last run on record
 
@@ -77,7 +66,7 @@ def page() -> str:
     answers = _table(dict.fromkeys(_answer(rule) for rule in ANSWERS))
     lives = _table(_life(rule) for rule in LIVES)
     parts = _table((row.part, row.fate, row.reason) for row in SPEC)
-    return HEAD + ANSWERED + answers + LIVED + lives + READ + parts + OPEN + _last_run(json.loads(LAST_RUN.read_text()))
+    return HEAD + ANSWERED + answers + LIVED + lives + READ + parts + _last_run(json.loads(LAST_RUN.read_text()))
 
 
 def _last_run(run: Mapping[str, Any]) -> str:

@@ -201,7 +201,7 @@ def without(value: Any, path: str) -> Any:
 
 def told(value: dict[str, Any]) -> bytes:
     """What the agent is sent for a spec, mounts as they are."""
-    plan = storage.Plan(storage.RootfsShare(()), (), tuple(value.get("mounts", ())))
+    plan = storage.Plan(storage.RootfsShare(()), (), tuple(value.get("mounts", ())), "/rootfs")
     return bytes(oci.spec(spec.for_guest(value, "c1", plan, seccomp=True)))
 
 

@@ -204,7 +204,8 @@ class Pod:
         self._check_kind(request.container_id, oci.kind(spec))
         if spec.get("process") is None:
             raise InvalidArgument("read config.json", str(request.bundle), "it has no process")
-        plan = storage.plan(request.container_id, request.bundle, spec, request.rootfs)
+        directory = self._south.host.directory(request.container_id)
+        plan = storage.plan(directory, request.bundle, spec, request.rootfs)
         guest = oci.for_guest(spec, request.container_id, plan, seccomp=self._guest_seccomp)
         vm, agent = await self.booted()
         container = self._container(request, vm.pid, agent)

@@ -184,7 +184,7 @@ def for_guest(spec: Mapping[str, Any], container_id: str, plan: storage.Plan, *,
     """
     guest = dict(spec)
     _refuse_hooks(guest.pop("hooks", None) or {}, container_id)
-    guest["root"] = {**(spec.get("root") or {}), "path": storage.guest_rootfs(container_id)}
+    guest["root"] = {**(spec.get("root") or {}), "path": plan.guest_rootfs}
     guest["mounts"] = list(plan.mounts)
     if spec.get("process") is not None:
         guest["process"] = process_for_guest(spec["process"])
