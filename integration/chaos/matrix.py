@@ -60,12 +60,12 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.QEMU, Moment.START): _cell(1, "QEMU", "qemu-killed", "boot-failed"),
     (Victim.QEMU, Moment.CREATE): _cell(1, "QEMU was killed by SIGKILL", "qemu-killed"),
     (Victim.QEMU, Moment.RUNNING): _cell(255, "", "qemu-killed"),
-    (Victim.QEMU, Moment.EXEC): _cell(1, "VM|QEMU|agent", "qemu-killed"),
+    (Victim.QEMU, Moment.EXEC): _cell(1, "QEMU was killed by SIGKILL", "qemu-killed"),
     (Victim.QEMU, Moment.DELETE): _cell(0, _ITS_END, "qemu-killed"),
     (Victim.VIRTIOFSD, Moment.START): _cell(1, "virtiofsd ended with status -9", "virtiofsd-died", "boot-failed"),
     (Victim.VIRTIOFSD, Moment.CREATE): _cell(1, "virtiofsd ended with status -9", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.RUNNING): _cell(255, "", "virtiofsd-died"),
-    (Victim.VIRTIOFSD, Moment.EXEC): _cell(1, "VM|QEMU|agent|virtiofsd", "virtiofsd-died"),
+    (Victim.VIRTIOFSD, Moment.EXEC): _cell(1, "virtiofsd ended with status -9", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.DELETE): _cell(0, _ITS_END, "virtiofsd-died"),
     (Victim.AGENT, Moment.START): Senseless(
         "nothing is connected yet; an agent that never answers is a test of its own (`test_failures.py`)"
