@@ -33,19 +33,22 @@ def ended(stage: Stage, name: str) -> None:
     eventually(f"the end of {name}", lambda: not stage.daemon_lives(name), within=PATIENCE)
 
 
-def test_output_and_exit_arrive_when_containerd_was_away(stage: Stage, name: str) -> None:
-    """It is stopped while the container writes, stays away until that has ended, and comes back."""
+def test_output_and_exit_arrive_when_containerd_was_away(
+    stage: Stage, name: str, request: pytest.FixtureRequest
+) -> None:
+    """It is stopped while the container writes, stays away until that has ended, and comes back: seconds, or (--long) minutes."""
+    lines = 9000 if request.config.getoption("--long") else 300
     uri, hold = stage.hold_logger(name, "none")
-    script = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); usleep 20000; done; exit 7"
+    script = f"i=0; while [ $i -lt {lines} ]; do echo $i; i=$((i+1)); usleep 20000; done; exit 7"
     stage.ctr(*stage.ctr.run_words(name, "sh", "-c", script, options=["--detach", "--log-uri", uri])).ok()
     await_lines(hold, 10)
     stage.containerd.stop()
     try:
-        stage.await_event(name, "exited")
+        stage.await_event(name, "exited", within=PATIENCE + lines * 0.05)
         assert stage.shim(name).state(name).exit_status == 7
     finally:
         stage.containerd.start()
-    assert hold.output.splitlines() == [str(number) for number in range(300)]
+    assert hold.output.splitlines() == [str(number) for number in range(lines)]
     assert stage.ctr.tasks()[name][1] == "STOPPED"
     assert stage.exit_status(name) == 7
     stage.remove(name)
