@@ -264,7 +264,8 @@ class Booter:
 
     async def _make(self, network: PodNetwork | None) -> machine.Machine:
         """The VM, in the pod's network namespace and with the devices that are known by now."""
-        parts, gate = self._parts, Gate(launcher=self._arguments.launcher)
+        parts = self._parts
+        gate = Gate(launcher=self._arguments.launcher, die_with_us=parts.survival is None)
         spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
         if network is not None:
             spec, gate = replace(spec, nics=network.nics), replace(gate, netns=network.namespace)

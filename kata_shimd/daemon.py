@@ -9,6 +9,7 @@ import asyncio
 import faulthandler
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(error, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    if not served.is_set() or _is_kept(arguments):
+    if (not served.is_set() and _is_awaited(inherited)) or _is_kept(arguments):
         sys.exit(1)  # the launcher still waits for us, tells why, and undoes; or a keeper starts another daemon
     os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
 
@@ -94,6 +95,15 @@ def _inherit() -> Mapping[str, int]:
     if held is None:
         sys.exit(0)
     return {**held, **inherited}
+
+
+def _is_awaited(inherited: Mapping[str, int]) -> bool:
+    """Whether somebody still waits for our word. A later daemon has nobody who does but its keeper."""
+    if "ready" not in inherited:
+        return True
+    poll = select.poll()
+    poll.register(inherited["ready"], 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_kept(arguments: Arguments) -> bool:
@@ -191,7 +201,8 @@ async def _live(
     if parts.survival is not None:
         parts.survival.start(shim.server)
     shim.pod.begin()
-    _say_ready(inherited, parts)
+    if not _say_ready(inherited, parts):
+        parts.group.create_task(shim.pod.abandon(arguments.sandbox_id), name="abandon")
     served.set()
     await shim.pod.stopping.wait()
     await _stop(shim, parts)
@@ -220,14 +231,22 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
         offered.turn_on()
 
 
-def _say_ready(inherited: Mapping[str, int], parts: assembly.Parts) -> None:
-    """To the launcher, which waits for a pod's first daemon; to the keeper in any case."""
+def _say_ready(inherited: Mapping[str, int], parts: assembly.Parts) -> bool:
+    """To the launcher, which waits for a pod's first daemon; to the keeper in any case. False when the launcher has been killed
+    meanwhile: then hardly anybody will ever ask for this pod.
+    """
+    heard = True
     if "ready" in inherited:
         parts.ledger.phase(Phase.RUNNING)
-        os.write(inherited["ready"], b"\x01")
+        try:
+            os.write(inherited["ready"], b"\x01")
+        except BrokenPipeError:
+            parts.journal.write("unheard")
+            heard = False
         os.close(inherited["ready"])
     if parts.survival is not None:
         parts.survival.keeper.ready()
+    return heard
 
 
 async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:
