@@ -6,7 +6,7 @@ values each of them takes. Nothing is decided here that a test would want to var
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,9 +239,7 @@ class Booter:
     async def _boot(self) -> tuple[machine.Machine, AgentClient]:
         spec, survival = oci.load(self._arguments.bundle), self._parts.survival
         booted = bool(survival and survival.booted)
-        there = bool(survival and survival.has_machine())
-        network = await self._network(spec, there=there)
-        vm = await (self._take_over() if there else self._make(network))
+        vm, network = await self._machine(spec, booted=booted)
         try:
             await self._reach(vm, None if booted else self._sandbox(spec), network)
         except BaseException:
@@ -254,13 +252,33 @@ class Booter:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
         return vm, self.agent
 
-    async def _network(self, spec: Mapping[str, Any], *, there: bool) -> PodNetwork | None:
-        """The pod's network, made, or ``there`` already from an earlier daemon."""
+    async def _machine(self, spec: Mapping[str, Any], *, booted: bool) -> tuple[machine.Machine, PodNetwork | None]:
+        """The VM and its network: an earlier daemon's, or new ones. What a daemon left that died before there was a VM is undone,
+        as long as no guest has been told what pod it is.
+
+        :raises VmFailed: the VM of a pod that had booted has ended
+        """
+        survival = self._parts.survival
+        if survival is not None and (booted or survival.has_machine()):
+            network = await self._network(spec, PodNetwork.adopt, told=booted)
+            if (vm := await self._take_over()) is not None:
+                return vm, network
+            if network is not None:
+                network.close()
+            if booted:
+                raise VmFailed("take over VM", self._arguments.sandbox_id, "QEMU ended while no daemon was there")
+        if survival is not None:
+            await survival.clear_boot()
+        network = await self._network(spec, PodNetwork.open)
+        return await self._make(network), network
+
+    async def _network(
+        self, spec: Mapping[str, Any], begin: Callable[..., Awaitable[PodNetwork | None]], **how: bool
+    ) -> PodNetwork | None:
         parts = self._parts
         settings = network_settings(spec, parts.loaded.config)
-        begin = PodNetwork.adopt if there else PodNetwork.open
         with Phases(parts.journal)("network"):
-            return await begin(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
+            return await begin(settings, parts.ledger, self._arguments.launcher, parts.journal.write, **how)
 
     async def _make(self, network: PodNetwork | None) -> machine.Machine:
         """The VM, in the pod's network namespace and with the devices that are known by now."""
@@ -283,13 +301,10 @@ class Booter:
             if network is not None:
                 network.hand_over()
 
-    async def _take_over(self) -> machine.Machine:
+    async def _take_over(self) -> machine.Machine | None:
         parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10
         budgets = vm_budgets(self._timeouts)
-        vm = await machine.adopt(parts.ledger, parts.journal, parts.group, budgets, console_log_bytes=size)
-        if vm is None:
-            raise VmFailed("take over VM", self._arguments.sandbox_id, "QEMU ended while no daemon was there")
-        return vm
+        return await machine.adopt(parts.ledger, parts.journal, parts.group, budgets, console_log_bytes=size)
 
     async def _reach(self, vm: machine.Machine, sandbox: Sandbox | None, network: PodNetwork | None) -> None:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""

@@ -24,6 +24,7 @@ from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
 from kata_shimd.config.model import AttachSetting, EventLoop, Keeping
 from kata_shimd.debug import attach
+from kata_shimd.durable import points
 from kata_shimd.errors import NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
@@ -147,7 +148,9 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
 
 async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded, served: asyncio.Event) -> None:
     die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
-    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at)
+    kept = loaded.config.shimd.keeper is not Keeping.OFF
+    point = points.passed if kept else _nothing
+    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at, point=point)
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
@@ -166,9 +169,7 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         _log.warning("%s", warning)
     try:
         async with asyncio.TaskGroup() as group:
-            survival = None
-            if loaded.config.shimd.keeper is not Keeping.OFF:
-                survival = Survival(arguments, loaded.config, ledger, inherited)
+            survival = Survival(arguments, loaded.config, ledger, inherited) if kept else None
             parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy(), survival)
             await _live(arguments, inherited, parts, served)
             raise _Ended
@@ -179,6 +180,10 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         journal.write("daemon-failed", traceback=said[-MAX_VALUE:])
         raise
     journal.write("daemon-ended")
+
+
+def _nothing() -> None:
+    """No later daemon could see a step."""
 
 
 def _prune(run_dir: Path, *, keep: int) -> None:
