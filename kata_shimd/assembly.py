@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,12 +163,20 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         survival.services(table) if survival else table,
         boundary=boundary(parts.journal.write, calls),
         on_lost=lost,
+        on_accepting=partial(_accepting, parts.journal),
         outlived=survival is not None,
     )
     if survival is not None:
         survival.restore(pod, booter.agent)
     parts.group.create_task(publisher.run(), name="publisher")
     return Shim(pod, server, publisher, calls, timeouts.teardown_step)
+
+
+def _accepting(journal: Journal, trouble: str) -> None:
+    if trouble:
+        journal.write("accept-failed", error=trouble)
+    else:
+        journal.write("accepts-again")
 
 
 def _publisher(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> EventPublisher:
