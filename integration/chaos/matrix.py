@@ -45,6 +45,7 @@ _ITS_END: Final = f"exit code {ENDED_WITH}"
 _NOBODY_CALLS: Final = (
     "containerd calls nothing after a `start` that failed; the next `start` or `delete` of the id undoes it"
 )
+_ENDED_IN_START: Final = "containerd kills its `start` when it is stopped, which leaves the pod's empty lock; the next `start` or `delete` removes it"
 #: Two failures at once: with the daemon dead, the `delete` that containerd runs for it is killed too.
 _TWICE: Final = (
     "both the daemon and the `delete` that was to clean up after it were killed; the next `start` or `delete` undoes it"
@@ -79,6 +80,11 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.CONTAINERD, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.DELETE): _cell(1, _BROKEN, "running", "container-exited", survives=True),
+    (Victim.AWAY, Moment.START): _cell(1, _BROKEN, "no-journal", leaves=_ENDED_IN_START),
+    (Victim.AWAY, Moment.CREATE): _cell(1, _BROKEN, "abandoned"),
+    (Victim.AWAY, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
+    (Victim.AWAY, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
+    (Victim.AWAY, Moment.DELETE): _cell(1, _BROKEN, "running", "container-exited", survives=True),
     (Victim.LAUNCHER, Moment.START): _cell(1, "killed", "expired", "no-journal", leaves=_NOBODY_CALLS),
     (Victim.LAUNCHER, Moment.CREATE): _NO_START,
     (Victim.LAUNCHER, Moment.RUNNING): _NO_START,

@@ -25,6 +25,14 @@ Written by `python -m integration.chaos --all`; do not edit. What the columns me
 In every cell: State answers within 2 s as long as there is a daemon; no RPC but Wait outlives its deadline; what survives can be
 killed; nobody is told exit status 0 for a task that was lost; `kata-shimd why` names the cause; nothing is left on the host; the
 same id runs again afterwards. Where something is left at first, the page says why, and it is gone after the retry.
+
+The agent dies as the host sees it: its connection ends while the machine runs, for it is process 1 of its guest. "containerd, away"
+is containerd stopped for two and a half minutes.
+
+What does not die but fails otherwise is a test each, with the same demands: `integration/chaos/test_failures.py` (a kernel that
+panics, memory used up in the container and in the guest, a QEMU that stands still, a guest that never answers, a full disk before
+and under a pod, no descriptors), `integration/hostile` (an agent that answers garbage, too much or too slowly),
+`integration/test_virtiofsd_slow.py`, and the nine pains of Kata's users in `integration/chaos/test_pains.py`.
 """
 #: What ctr's logger puts before a warning.
 _LOGGED: Final = re.compile(r'time="[^"]*" level=')
