@@ -22,6 +22,7 @@ from kata_shimd.debug.record import RecordingPublisher
 from kata_shimd.durable.channel import again
 from kata_shimd.durable.streams import KeptStreams
 from kata_shimd.errors import InvalidArgument, ShimError, VmFailed
+from kata_shimd.host import cgroup
 from kata_shimd.host.files import HostFiles
 from kata_shimd.host.logger import Loggers
 from kata_shimd.host.process import Gate
@@ -240,8 +241,9 @@ class Booter:
         spec, survival = oci.load(self._arguments.bundle), self._parts.survival
         booted = bool(survival and survival.booted)
         there = bool(survival and survival.has_machine())
+        groups = self._groups(spec, there=there)
         network = await self._network(spec, there=there)
-        vm = await (self._take_over() if there else self._make(network))
+        vm = await (self._take_over() if there else self._make(network, groups))
         try:
             await self._reach(vm, None if booted else self._sandbox(spec), network)
         except BaseException:
@@ -254,6 +256,15 @@ class Booter:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
         return vm, self.agent
 
+    def _groups(self, spec: Mapping[str, Any], *, there: bool) -> tuple[Path, ...]:
+        """The control groups of the pod, which this daemon joins: made, or ``there`` already from an earlier daemon."""
+        if not self._parts.loaded.config.runtime.sandbox_cgroup_only:
+            return ()
+        if not there:
+            return cgroup.make(self._parts.ledger, oci.host_cgroups_path(spec))
+        cgroup.join(groups := cgroup.made(self._parts.ledger))
+        return groups
+
     async def _network(self, spec: Mapping[str, Any], *, there: bool) -> PodNetwork | None:
         """The pod's network, made, or ``there`` already from an earlier daemon."""
         parts = self._parts
@@ -262,10 +273,10 @@ class Booter:
         with Phases(parts.journal)("network"):
             return await begin(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
 
-    async def _make(self, network: PodNetwork | None) -> machine.Machine:
-        """The VM, in the pod's network namespace and with the devices that are known by now."""
+    async def _make(self, network: PodNetwork | None, groups: tuple[Path, ...]) -> machine.Machine:
+        """The VM, in the pod's control groups and network namespace, and with the devices that are known by now."""
         parts = self._parts
-        gate = Gate(launcher=self._arguments.launcher, die_with_us=parts.survival is None)
+        gate = Gate(launcher=self._arguments.launcher, cgroups=groups, die_with_us=parts.survival is None)
         spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
         if network is not None:
             spec, gate = replace(spec, nics=network.nics), replace(gate, netns=network.namespace)
