@@ -25,6 +25,9 @@ ONLY = {"io.katacontainers.config.runtime.sandbox_cgroup_only": "true"}
 #: What QEMU alone has of its own, at the least.
 MACHINE = 40 << 20
 
+#: Runs a pod with annotations; itself, and the id of its container.
+Run = Callable[[Mapping[str, str]], tuple[Pod, str]]
+
 
 @pytest.fixture
 def parent() -> Iterator[str]:
@@ -39,11 +42,11 @@ def parent() -> Iterator[str]:
 
 
 @pytest.fixture
-def run(parent: str, pods: Pods, host: Host, containerd: CriContainerd) -> Callable[..., Pod]:
-    def start(notes: Mapping[str, str]) -> Pod:
+def run(parent: str, pods: Pods, host: Host, containerd: CriContainerd) -> Run:
+    def start(notes: Mapping[str, str]) -> tuple[Pod, str]:
         pod_id = pods.run(annotations=dict(notes), linux={"cgroup_parent": parent})
-        pods.start(pod_id, *STAY)
-        return Pod(host.run_dir, on_disk.pod_hash(str(containerd.address), cri.NAMESPACE, pod_id))
+        container_id = pods.start(pod_id, *STAY)
+        return Pod(host.run_dir, on_disk.pod_hash(str(containerd.address), cri.NAMESPACE, pod_id)), container_id
 
     return start
 
@@ -61,8 +64,8 @@ def places(process: Process) -> set[str]:
     }
 
 
-def test_everything_of_a_pod_is_in_its_group(run: Callable[..., Pod], parent: str) -> None:
-    pod = run(ONLY)
+def test_everything_of_a_pod_is_in_its_group(run: Run, parent: str) -> None:
+    pod, _ = run(ONLY)
     for what in ("daemon", "virtiofsd", "qemu"):
         (place,) = places(pod.process(what))
         assert place.startswith(f"{parent}/kata_"), what
@@ -75,18 +78,19 @@ def test_everything_of_a_pod_is_in_its_group(run: Callable[..., Pod], parent: st
     assert int(charged.read_text()) > MACHINE
 
 
-def test_by_default_it_is_where_containerd_starts_shims(run: Callable[..., Pod]) -> None:
+def test_by_default_it_is_where_containerd_starts_shims(run: Run) -> None:
     """Above the pod's group: what a machine costs beside its containers is not the pod's."""
-    pod = run({})
+    pod, _ = run({})
     daemon = places(pod.process("daemon"))
     assert daemon == places(pod.process("qemu")) == places(Process(os.getpid(), 0))
 
 
-def test_a_killed_daemon_leaves_no_group(run: Callable[..., Pod], crictl: Crictl, parent: str) -> None:
+def test_a_killed_daemon_leaves_no_group(run: Run, crictl: Crictl, parent: str) -> None:
     """`delete` kills what is in it, and takes it away; the one above is the kubelet's."""
-    pod = run(ONLY)
+    pod, container_id = run(ONLY)
     (place,) = places(pod.process("qemu"))
     pod.process("daemon").kill()
     eventually("the group gone", lambda: not any(group.exists() for group in tops(place[1:])), within=PATIENCE)
     assert all(group.is_dir() for group in tops(parent[1:]))
+    assert crictl.await_exit(container_id) in (137, 255)
     eventually("containerd has heard", lambda: {*crictl.pods().values()} == {"SANDBOX_NOTREADY"}, within=PATIENCE)

@@ -1,8 +1,8 @@
-"""The pod's control group on the host: daemon, virtiofsd and QEMU in it, so that what is allowed to the pod is what all of it may use.
+"""The pod's control group on the host, with daemon, virtiofsd and QEMU in it, so that what the pod is allowed, all of it is allowed.
 
-The limits are those of the group above, which the kubelet makes for the pod; none is set here. It is for `sandbox_cgroup_only`:
-without that, everything stays in the group that containerd starts shims in. It is made on a host of version 2 once, on any other in each
-hierarchy of version 1, as runc does.
+The limits are those of the group above, which the kubelet makes for the pod; none is set here. For `sandbox_cgroup_only`:
+without that, everything stays in the group that containerd starts shims in. On a host of version 2 it is made once, on any other in
+each hierarchy of version 1, as runc does.
 """
 
 import os
