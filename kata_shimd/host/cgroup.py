@@ -1,4 +1,4 @@
-"""The pod's control group on the host, with daemon, virtiofsd and QEMU in it, so that what the pod is allowed, all of it is allowed.
+"""The pod's control group on the host, with daemon, virtiofsd and QEMU in it: what the pod is allowed, all of it is allowed.
 
 The limits are those of the group above, which the kubelet makes for the pod; none is set here. For `sandbox_cgroup_only`:
 without that, everything stays in the group that containerd starts shims in. On a host of version 2 it is made once, on any other in
