@@ -77,7 +77,7 @@ def test_every_event_that_is_written_has_words():
 
 
 def written_events():
-    """First arguments of calls of a journal or a note, anywhere in the package, what `record` makes of events, and the launcher's."""
+    """First arguments of calls of a journal or a note, anywhere in the package, what `record` makes of events, the launcher's."""
     return {*written_by_the_daemon(), *re.findall(r'"event": "(\w+)"', LAUNCHERS.read_text())}
 
 

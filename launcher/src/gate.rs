@@ -239,7 +239,7 @@ mod tests {
     fn every_option() {
         let plan = parse(
             "7 --netns /n --cgroup /a --cgroup /b --oom-score-adj -5 --uid 1 --gid 2 --groups 3,4 --no-new-privs \
-             --drop-caps --chdir /c --nofile 99 --fd 3=11 --fd 4=12 -- /bin/x --netns y",
+             --drop-caps --chdir /c --nofile 99 --die-with 8 --fd 3=11 --fd 4=12 -- /bin/x --netns y",
         );
         let expected = Plan {
             fd: 7,
@@ -254,6 +254,7 @@ mod tests {
             gid: Some(2),
             uid: Some(1),
             no_new_privs: true,
+            die_with: Some(8),
             argv: vec![c"/bin/x".into(), c"--netns".into(), c"y".into()],
         };
         assert_eq!(plan, Ok(expected));
