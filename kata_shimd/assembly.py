@@ -23,6 +23,7 @@ from kata_shimd.debug.record import RecordingPublisher
 from kata_shimd.durable.channel import again
 from kata_shimd.durable.streams import KeptStreams
 from kata_shimd.errors import InvalidArgument, ShimError, VmFailed
+from kata_shimd.host import cgroup
 from kata_shimd.host.files import HostFiles
 from kata_shimd.host.logger import Loggers
 from kata_shimd.host.process import Gate
@@ -268,6 +269,7 @@ class Booter:
         :raises VmFailed: the VM of a pod that had booted has ended
         """
         survival = self._parts.survival
+        groups = self._groups(spec)
         if survival is not None and (booted or survival.has_machine()):
             network = await self._network(spec, PodNetwork.adopt, told=booted)
             if (vm := await self._take_over()) is not None:
@@ -279,7 +281,13 @@ class Booter:
         if survival is not None:
             await survival.clear_boot()
         network = await self._network(spec, PodNetwork.open)
-        return await self._make(network), network
+        return await self._make(network, groups), network
+
+    def _groups(self, spec: Mapping[str, Any]) -> tuple[Path, ...]:
+        """The control groups of the pod, which this daemon joins: made, or there already from an earlier daemon."""
+        if not self._parts.loaded.config.runtime.sandbox_cgroup_only:
+            return ()
+        return cgroup.make(self._parts.ledger, oci.host_cgroups_path(spec))
 
     async def _network(
         self, spec: Mapping[str, Any], begin: Callable[..., Awaitable[PodNetwork | None]], **how: bool
@@ -289,10 +297,10 @@ class Booter:
         with Phases(parts.journal)("network"):
             return await begin(settings, parts.ledger, self._arguments.launcher, parts.journal.write, **how)
 
-    async def _make(self, network: PodNetwork | None) -> machine.Machine:
-        """The VM, in the pod's network namespace and with the devices that are known by now."""
+    async def _make(self, network: PodNetwork | None, groups: tuple[Path, ...]) -> machine.Machine:
+        """The VM, in the pod's control groups and network namespace, and with the devices that are known by now."""
         parts = self._parts
-        gate = Gate(launcher=self._arguments.launcher, die_with_us=parts.survival is None)
+        gate = Gate(launcher=self._arguments.launcher, cgroups=groups, die_with_us=parts.survival is None)
         spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
         if network is not None:
             spec, gate = replace(spec, nics=network.nics), replace(gate, netns=network.namespace)

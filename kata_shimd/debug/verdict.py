@@ -47,6 +47,9 @@ def judge(story: Story) -> Verdict:
 
 def judge_container(story: Story, container: str) -> Verdict:
     """The verdict on one container of the pod: what befell the others, or came after its own end, is not blamed."""
+    named = [entry for entry in story.entries if entry.text("container") == container]
+    if named and named[-1].event == "refused":
+        return Verdict("refused", f"Its start was refused: {_cut(named[-1].text('error'))}.")
     told = judge(story.of(container))
     if told.rule not in ("booting", "running") or (end := story.own_end(container)) is None:
         return told
@@ -61,6 +64,14 @@ def _unheard(story: Story) -> str:
     if story.entries:
         return ""
     return "The journal is empty: the daemon ended before it served, and why is in containerd's log."
+
+
+def _refused(story: Story) -> str:
+    """Of a pod that lived it is told to those alone who ask for the container: it was not the pod that failed."""
+    entry = story.last("refused")
+    if entry is None or story.last("daemon"):
+        return ""
+    return f"It was refused before there was a pod: {_cut(entry.text('error'))}."
 
 
 def _bug(story: Story) -> str:
@@ -239,6 +250,7 @@ def _well(story: Story) -> str:
 
 RULES: Final = (
     Rule("no-journal", _unheard),
+    Rule("refused", _refused),
     Rule("daemon-failed", _bug),
     Rule("guest-panic", _panic),
     Rule("virtiofsd-died", _virtiofsd),

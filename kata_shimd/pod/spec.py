@@ -249,6 +249,11 @@ def cgroups_path(path: str, container_id: str) -> str:
     return path or f"/{container_id}"
 
 
+def host_cgroups_path(spec: Mapping[str, Any]) -> str:
+    """The sandbox's control group as the host would have it; empty when none is named."""
+    return str((spec.get("linux") or {}).get("cgroupsPath") or "")
+
+
 def parse_resources(data: bytes, where: str) -> dict[str, Any]:
     """Read an Update's resources (OCI LinuxResources as JSON)."""
     try:

@@ -14,6 +14,7 @@ mod delete;
 mod dialect;
 mod failure;
 mod gate;
+mod journal;
 mod keep;
 mod ledger;
 mod lock;

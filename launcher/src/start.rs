@@ -22,6 +22,7 @@ use crate::daemon;
 use crate::deadline::Deadline;
 use crate::dialect::Reply;
 use crate::failure::{During, Failure, Outcome};
+use crate::journal::refused;
 use crate::ledger::{Append, Ledger, PodDir};
 use crate::lock::Lock;
 use crate::pod::{Pod, run_from_environment};
@@ -49,26 +50,19 @@ pub fn run(args: &Args) -> Outcome<()> {
     let bundle = Bundle::at(env::current_dir().during("find bundle", "working directory")?);
     let stdin = read_stdin()?;
     let reply = Reply::choose(&stdin, &args.id, &args.namespace)?;
-    let role = bundle.role()?;
+    let role = bundle.role();
     let sandbox = match &role {
-        Role::Sandbox => &args.id,
-        Role::Member(sandbox) => sandbox,
+        Ok(Role::Member(sandbox)) => sandbox.as_str(),
+        Ok(Role::Sandbox) | Err(_) => &args.id,
     };
     let pod = Pod::new(run_from_environment(), &args.address, &args.namespace, sandbox);
     pod.prepare_run()?;
-    let lock = Lock::take(pod.lock(), Deadline::after(LOCK_BUDGET))?;
     let start = Start { args, bundle: &bundle, pod: &pod, sandbox, stdin: &stdin };
-    match role {
-        Role::Sandbox => start.sandbox(),
-        Role::Member(_) => start.member(),
-    }
-    .and_then(|daemon| start.publish(reply, &daemon))
-    .inspect_err(|_| {
-        if matches!(pod.exists(), Ok(false)) {
-            // The failure is what matters; an empty lock file is found again by its name.
-            let _ = lock.remove();
-        }
-    })
+    let started = match &role {
+        Ok(role) => start.locked(role, reply),
+        Err(failure) => Err(failure.clone()),
+    };
+    started.inspect_err(|failure| refused(&pod, args, sandbox, failure))
 }
 
 /// A daemon that serves the pod.
@@ -88,6 +82,21 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
+    /// One at a time for each pod.
+    fn locked(&self, role: &Role, reply: Reply) -> Outcome<()> {
+        let lock = Lock::take(self.pod.lock(), Deadline::after(LOCK_BUDGET))?;
+        let found = match role {
+            Role::Sandbox => self.sandbox(),
+            Role::Member(_) => self.member(),
+        };
+        found.and_then(|daemon| self.publish(reply, &daemon)).inspect_err(|_| {
+            if matches!(self.pod.exists(), Ok(false)) {
+                // The failure is what matters; an empty lock file is found again by its name.
+                let _ = lock.remove();
+            }
+        })
+    }
+
     /// A further container of a pod: its daemon must be there.
     fn member(&self) -> Outcome<Serving> {
         match self.find()? {
