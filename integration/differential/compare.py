@@ -92,7 +92,6 @@ def _step(sequence: Sequence, number: int, runc: Record, ours: Record, parted: P
         one, two = (answers(sequence, record, number, call) for record in (runc, ours))
         if call.rpc is Rpc.PIDS:
             gone = {name for name in parted if apart(parted, name, number)}
-            facts = {**facts, "listed": _listed(runc, number, call.container, gone)}
             one, two = ([_without(gone, call.container, outcome) for outcome in group] for group in (one, two))
         for mine, theirs in _paired(one, two):
             yield from _outcome(number, call, facts, mine, theirs)
@@ -122,15 +121,6 @@ def _without(gone: Iterable[str], container: str, outcome: Outcome) -> Outcome:
     processes = outcome.reply["processes"]
     left = [exec_id for exec_id in processes["execs"] if f"{container}/{exec_id}" not in gone]
     return replace(outcome, reply={**outcome.reply, "processes": {**processes, "execs": left}})
-
-
-def _listed(record: Record, number: int, container: str, gone: Iterable[str]) -> str:
-    """The execs of a container for which State last told a pid, as the value of a reply."""
-    told: dict[str, bool] = {}
-    for step in record.steps[:number]:
-        told |= {target: bool(seen.reply and seen.reply["pid"] == "pid") for target, seen in step.states.items()}
-    execs = [target.partition("/")[2] for target, there in told.items() if there and target not in gone]
-    return json.dumps(sorted(exec_id for exec_id in execs if exec_id and told.get(f"{container}/{exec_id}")))
 
 
 def _first_come(outcomes: list[Outcome]) -> list[Outcome]:
@@ -300,8 +290,9 @@ def _facts(sequence: Sequence, call: Call, runc: Record, number: int) -> Facts:
         "state": _known(runc, number, call.target),
         "container": _known(runc, number, call.container),
     }
-    if runs := _program(sequence, number, call.target):
-        facts["runs"] = runs
+    if (made := _maker(sequence, number, call.target)) is not None:
+        facts["runs"] = str(made.program)
+        facts |= {"made": made.flaw} if made.flaw else {}
     if call.container.startswith("="):
         facts["id"] = "malformed" if call.container != "=nobody" else "unknown"
     elif call.process.startswith("="):
@@ -317,10 +308,10 @@ def _facts(sequence: Sequence, call: Call, runc: Record, number: int) -> Facts:
     return facts
 
 
-def _program(sequence: Sequence, number: int, target: str) -> str:
-    """What the process runs that was last created under this name."""
+def _maker(sequence: Sequence, number: int, target: str) -> Call | None:
+    """The call that was last to create a process under this name."""
     made = [call for step in sequence.steps[:number] for call in step.calls if call.program and call.target == target]
-    return str(made[-1].program) if made else ""
+    return made[-1] if made else None
 
 
 def _known(runc: Record, number: int, target: str) -> str:

@@ -103,13 +103,13 @@ def _statuses(sequence: Sequence, record: Record) -> Iterator[Difference]:
             if topic == EXIT:
                 told[process_of(container, (topic, fields))].add(fields["exit_status"])
     for number, target, call, reply in _ended(sequence, record):
-        if told[target] and reply["exit_status"] not in told[target]:
+        if reply["exited_at"] == "set" and reply["exit_status"] not in told[target]:
             wanted = " or ".join(map(str, sorted(told[target])))
             yield _wrong(target, "status", wanted, str(reply["exit_status"]), number, call)
 
 
 def _ended(sequence: Sequence, record: Record) -> Iterator[tuple[int, str, str, Mapping[str, Any]]]:
-    """Every reply that tells how a process ended."""
+    """Every reply that tells how and when a process ended: of one that never ran there is no time."""
     for number, step in enumerate(sequence.steps):
         answered = zip(step.calls, record.steps[number].outcomes, strict=True)
         held = [(step.calls[index], one) for (at, index), one in record.waits.items() if at == number]
@@ -117,5 +117,5 @@ def _ended(sequence: Sequence, record: Record) -> Iterator[tuple[int, str, str, 
             if call.rpc in (Rpc.WAIT, Rpc.DELETE) and outcome.reply is not None:
                 yield number, call.target, str(call), outcome.reply
         for target, seen in record.steps[number].states.items():
-            if seen.reply is not None and seen.reply["status"] == "STOPPED":
+            if seen.reply is not None:
                 yield number, target, f"State {target}", seen.reply

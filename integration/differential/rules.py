@@ -19,9 +19,8 @@ def holds(when: When, facts: Facts) -> bool:
 
 
 ANY_CODE: Final = ("any code", "any code")
-#: Stand for a value that depends on whom it is told of: the exec's own id; the execs of the container that have a pid.
+#: Stands for the own id of the exec that is told of.
 ITS_ID: Final = "(its id)"
-ITS_EXECS: Final = "(its execs)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +50,8 @@ class Answer:
 
 def _meant(values: tuple[str, ...], difference: Difference) -> list[str]:
     container, _, exec_id = difference.target.partition("/")
-    known = {ITS_ID: container if exec_id == "@" else exec_id, ITS_EXECS: difference.facts.get("listed", "[]")}
-    return [known.get(value, value) for value in values]
+    its_id = container if exec_id == "@" else exec_id
+    return [its_id if value == ITS_ID else value for value in values]
 
 
 class Scope(Enum):
