@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from integration.differential.intended import ANSWERS, LIVES
@@ -10,6 +11,7 @@ from integration.differential.rules import ANY_CODE, Answer, Life
 from integration.differential.spec_parts import SPEC
 from integration.differential.steps import Rpc
 
+PATH: Final = Path(__file__).parents[2] / "docs/differences.md"
 HEAD: Final = """\
 <!-- made by `python -m integration.differential.page`; edit integration/differential/intended.py instead -->
 
@@ -50,7 +52,7 @@ A container in a VM has no part in the host's kernel. Everything else in a spec 
 LAST: Final = """
 ## The last run on record
 
-`python -m integration.differential --cases --sequences N --seed S --record`; the short form is a test,
+`integration/long differential` puts a run on record and writes this page; the short form is a test,
 `integration/differential/test_differential.py`: the kept sequences (`integration/differential/cases`) and a few fresh ones, whose
 seed it prints.
 
