@@ -20,7 +20,7 @@ from integration.chaos.moments import Moment
 from integration.chaos.play import Result, play
 from integration.chaos.stage import Stage
 from integration.chaos.victims import Victim
-from integration.harness import image, leaks, process
+from integration.harness import image, leaks, process, revision
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
@@ -56,6 +56,7 @@ def _kept(directory: Path | None) -> Iterator[Path]:
 
 def _all(directory: Path, jobs: int) -> int:
     """A process for each row, with a private machine of its own; then the page. With no ``jobs``, the page alone."""
+    revision.revision()  # what is played, and not what has become of it when the last row is over
     files = [directory / victim.name for victim in Victim]
     if jobs:
         with ThreadPoolExecutor(jobs) as pool:

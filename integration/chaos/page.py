@@ -12,6 +12,7 @@ from integration.chaos.matrix import CELLS, Senseless
 from integration.chaos.moments import Moment
 from integration.chaos.play import Result
 from integration.chaos.victims import Victim
+from integration.harness import revision
 from integration.harness.scale import SCALE
 
 Results = Mapping[tuple[Victim, Moment], Result]
@@ -54,6 +55,7 @@ def _when(results: Results) -> Iterator[str]:
     how = "hardware virtualisation" if SCALE == 1 else "emulation (TCG)"
     yield f"Last result, {datetime.now(UTC):%Y-%m-%d}: {good} of {len(results)} cells as expected, by {how}."
     yield ""
+    yield f"- {revision.own()}"
     yield f"- Linux {platform.release()}, Python {platform.python_version()}"
     for program, flag in _PROGRAMS:
         if path := shutil.which(program):

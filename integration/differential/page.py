@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from integration.differential.intended import ANSWERS, ANY_CODE, LIVES, SPEC, Answer, Life
+from integration.differential.intended import ANSWERS, LIVES
 from integration.differential.report import LAST_RUN
+from integration.differential.rules import ANY_CODE, Answer, Life
+from integration.differential.spec_parts import SPEC
 from integration.differential.steps import Rpc
 
+PATH: Final = Path(__file__).parents[2] / "docs/differences.md"
 HEAD: Final = """\
 <!-- made by `python -m integration.differential.page`; edit integration/differential/intended.py instead -->
 
@@ -30,7 +34,9 @@ ANSWERED: Final = """
 LIVED: Final = """
 ## Lives
 
-After these calls the containers are in different states, so nothing more of them is compared.
+After these calls a process, or a container with its execs, is in different states, so nothing more of it is compared: neither its
+answers nor, from there on, its events. What both answer to the call itself, the state they tell next and the exit status of what
+ends are checked against the row; and of ours that its events, states and exit statuses agree with each other to the end.
 
 | RPC | situation | runc's | ours | reason |
 |---|---|---|---|---|
@@ -46,7 +52,7 @@ A container in a VM has no part in the host's kernel. Everything else in a spec 
 LAST: Final = """
 ## The last run on record
 
-`python -m integration.differential --cases --sequences N --seed S --record`; the short form is a test,
+`integration/long differential` puts a run on record and writes this page; the short form is a test,
 `integration/differential/test_differential.py`: the kept sequences (`integration/differential/cases`) and a few fresh ones, whose
 seed it prints.
 
@@ -64,7 +70,7 @@ def page() -> str:
     """The whole page."""
     # What is seen in the reply, and again when everybody is asked for their state, is one row.
     answers = _table(dict.fromkeys(_answer(rule) for rule in ANSWERS))
-    lives = _table(_life(rule) for rule in LIVES)
+    lives = _table(dict.fromkeys(_life(rule) for rule in LIVES))
     parts = _table((row.part, row.fate, row.reason) for row in SPEC)
     return HEAD + ANSWERED + answers + LIVED + lives + READ + parts + _last_run(json.loads(LAST_RUN.read_text()))
 
@@ -101,7 +107,7 @@ def _codes(values: tuple[str, ...]) -> str:
 
 
 def _life(rule: Life) -> tuple[str, ...]:
-    return _rpcs(rule.rpcs), rule.situation, rule.runc, rule.ours, rule.reason
+    return _rpcs(rule.rpcs), rule.situation, rule.runc.words, rule.ours.words, rule.reason
 
 
 def _rpcs(rpcs: tuple[str, ...]) -> str:

@@ -18,8 +18,8 @@ class Form:
 
 FORMS: Final[Mapping[str, Form]] = {
     "differential": Form(
-        ("integration.differential", "--sequences", "1000"),
-        "1000 random sequences of Task RPCs on runc's shim and on ours; an hour",
+        ("integration.differential", "--cases", "--sequences", "1000", "--record"),
+        "kept and 1000 random sequences of Task RPCs on runc's shim and on ours; writes docs/differences.md; an hour",
     ),
     "chaos": Form(("integration.chaos", "--all"), "everything dies at every moment; writes docs/failures.md; hours"),
     "fuzz": Form(

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from integration.harness import revision
 from integration.soak.soak import WARM, Sample
-from kata_shimd import __version__
 from kata_shimd.vm import accel
 
 _FILE: Final = Path(__file__).parent / "results.json"
@@ -47,7 +47,7 @@ def _keep(half: str, measured: Mapping[str, Any]) -> None:
 def _when() -> str:
     today, accelerator = datetime.now(UTC).date().isoformat(), accel.choose(accel.Setting.AUTO).accelerator
     said = [_first_line(*argv) for argv in (("containerd", "--version"), ("qemu-system-x86_64", "--version"))]
-    own = f"kata-shimd {__version__}, Python {platform.python_version()}"
+    own = f"{revision.own()}, Python {platform.python_version()}"
     return f"{today}: {own}, {', '.join(said)}, {accelerator}, {os.cpu_count()} CPUs"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from integration.differential.intended import SPEC
+from integration.differential.spec_parts import SPEC
 from kata_shimd.agent import oci
 from kata_shimd.errors import Unimplemented
 from kata_shimd.pod import spec, storage

@@ -44,7 +44,8 @@ class TaskService:
 
     def pids(self, request: task.PidsRequest) -> task.PidsResponse:
         container = self._pod.container(request.id)
-        return translate.process_infos([process.snapshot() for process in container.processes() if process.pid])
+        running = [process.snapshot() for process in container.execs.values() if process.pid and not process.life.ended]
+        return translate.process_infos([container.init.snapshot(), *running])
 
     async def pause(self, request: task.PauseRequest) -> wkt.Empty:
         await self._pod.container(request.id).pause()
