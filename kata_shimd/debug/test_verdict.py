@@ -114,6 +114,16 @@ CASES = {
         ["Create failed with INVALID_ARGUMENT", "no process"],
     ),
     "containerd-gone": (False, [*RAN, event("events-dropped"), ENDED], ["containerd was gone"]),
+    "exit-unknown": (
+        False,
+        [
+            *RAN,
+            event("exited", container="c1", exec="", status=255, unknown="agent WaitProcess: c1: its reply is malformed"),
+            *end("asked to quit", expected=True),
+            ENDED,
+        ],
+        ["c1", "status 255", "its reply is malformed"],
+    ),
     "container-exited": (
         False,
         [

@@ -162,6 +162,8 @@ async def test_a_wait_answered_with_garbage_is_an_exit_that_is_not_known(tmp_pat
     async with staged(tmp_path, at_end | {"WaitProcess": ATTACKS["garbage for a message"].answer}) as stage:
         await stage.running()
         assert await stage.exit() == 255
+        end = stage.pod.container("c1").init.exit
+        assert end is not None and "malformed" in end.unknown
 
 
 async def test_empty_reads_are_the_end_and_not_a_reason_to_ask_for_ever(tmp_path: Path) -> None:
