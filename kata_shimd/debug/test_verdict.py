@@ -81,6 +81,18 @@ CASES = {
         [*RAN, *end("QEMU exited with status 1", "1", stderr="qemu: could not allocate memory\n"), ENDED],
         ["unexpectedly", "status 1", "could not allocate memory"],
     ),
+    "exit-unknown": (
+        False,
+        [
+            *RAN,
+            event(
+                "exited", container="c1", exec="", status=255, unknown="agent WaitProcess: c1: its reply is malformed"
+            ),
+            *end("asked to quit", expected=True),
+            ENDED,
+        ],
+        ["c1", "status 255", "its reply is malformed"],
+    ),
     "out-of-memory": (
         True,
         [*RAN, event("oom", container="c1"), event("exited", container="c1", exec="", status=137)],
@@ -114,16 +126,6 @@ CASES = {
         ["Create failed with INVALID_ARGUMENT", "no process"],
     ),
     "containerd-gone": (False, [*RAN, event("events-dropped"), ENDED], ["containerd was gone"]),
-    "exit-unknown": (
-        False,
-        [
-            *RAN,
-            event("exited", container="c1", exec="", status=255, unknown="agent WaitProcess: c1: its reply is malformed"),
-            *end("asked to quit", expected=True),
-            ENDED,
-        ],
-        ["c1", "status 255", "its reply is malformed"],
-    ),
     "container-exited": (
         False,
         [
