@@ -188,27 +188,31 @@ class Attack:
     exit: int = LOST
 
 
-#: By name.
-ATTACKS: Final[Mapping[str, Attack]] = {
-    "never": Attack(never),
-    "late": Attack(late(LATE)),
-    "a byte at a time": Attack(dripping(LATE / 4)),
-    "twice": Attack(twice, exit=0),
-    "garbage for an envelope": Attack(raw(lambda stream: _frame(stream, RESPONSE, 0, b"\xff" * 40))),
-    "garbage for a message": Attack(payload(b"\x0a\xff\xff")),
-    "fields nobody knows": Attack(payload(b"\x98\x06\x01" * 50_000), exit=0),
-    "more fields than are taken": Attack(payload(b"\x98\x06\x01" * 100_000)),
-    "text of four megabytes": Attack(refusal(Code.INTERNAL, "x" * (MAX_DATA - 100))),
-    "text that drives a terminal": Attack(refusal(Code.INTERNAL, "\x1b[2J\x07\u202e\n" * 100)),
-    "a code nobody knows": Attack(refusal(2**31 - 1)),
-    "not found": Attack(refusal(Code.NOT_FOUND)),
-    "a frame too large": Attack(raw(lambda stream: _frame(stream, RESPONSE, 0, bytes(MAX_DATA + 1)))),
-    "half a frame, then silence": Attack(raw(lambda stream: _frame(stream, RESPONSE, 0, bytes(1000))[:500])),
-    "a header that promises, then silence": Attack(raw(lambda stream: HEADER.pack(MAX_DATA, stream, RESPONSE, 0))),
-    "another's id": Attack(raw(lambda stream: _frame(stream + 2, RESPONSE, 0, _OK))),
-    "an even id": Attack(raw(lambda stream: _frame(stream + 1, RESPONSE, 0, _OK))),
-    "data for an answer": Attack(raw(lambda stream: _frame(stream, DATA, 0, b"x"))),
-    "a request for an answer": Attack(raw(lambda stream: _frame(stream, REQUEST, 0, b""))),
-    "an unknown type": Attack(raw(lambda stream: _frame(stream, 77, 255, b"x"))),
-    "strays without end": Attack(raw(lambda _stream: _frame(9999, RESPONSE, 0, _OK) * 5000)),
-}
+def attacks(too_late: float) -> Mapping[str, Attack]:
+    """By name; in ``too_late`` seconds nobody waits for an answer any more."""
+    return {
+        "never": Attack(never),
+        "late": Attack(late(too_late)),
+        "a byte at a time": Attack(dripping(too_late / 4)),
+        "twice": Attack(twice, exit=0),
+        "garbage for an envelope": Attack(raw(lambda stream: _frame(stream, RESPONSE, 0, b"\xff" * 40))),
+        "garbage for a message": Attack(payload(b"\x0a\xff\xff")),
+        "fields nobody knows": Attack(payload(b"\x98\x06\x01" * 50_000), exit=0),
+        "more fields than are taken": Attack(payload(b"\x98\x06\x01" * 100_000)),
+        "text of four megabytes": Attack(refusal(Code.INTERNAL, "x" * (MAX_DATA - 100))),
+        "text that drives a terminal": Attack(refusal(Code.INTERNAL, "\x1b[2J\x07\u202e\n" * 100)),
+        "a code nobody knows": Attack(refusal(2**31 - 1)),
+        "not found": Attack(refusal(Code.NOT_FOUND)),
+        "a frame too large": Attack(raw(lambda stream: _frame(stream, RESPONSE, 0, bytes(MAX_DATA + 1)))),
+        "half a frame, then silence": Attack(raw(lambda stream: _frame(stream, RESPONSE, 0, bytes(1000))[:500])),
+        "a header that promises, then silence": Attack(raw(lambda stream: HEADER.pack(MAX_DATA, stream, RESPONSE, 0))),
+        "another's id": Attack(raw(lambda stream: _frame(stream + 2, RESPONSE, 0, _OK))),
+        "an even id": Attack(raw(lambda stream: _frame(stream + 1, RESPONSE, 0, _OK))),
+        "data for an answer": Attack(raw(lambda stream: _frame(stream, DATA, 0, b"x"))),
+        "a request for an answer": Attack(raw(lambda stream: _frame(stream, REQUEST, 0, b""))),
+        "an unknown type": Attack(raw(lambda stream: _frame(stream, 77, 255, b"x"))),
+        "strays without end": Attack(raw(lambda _stream: _frame(9999, RESPONSE, 0, _OK) * 5000)),
+    }
+
+
+ATTACKS: Final = attacks(LATE)
