@@ -76,7 +76,7 @@ def _row(victim: Victim, file: Path) -> None:
 def _some(victims: list[Victim], moments: list[Moment], file: Path | None) -> int:
     process.become_subreaper()
     cells = [cell for cell in itertools.product(victims, moments) if isinstance(CELLS[cell], Expected)]
-    with _stage() as (stage, scene):
+    with surroundings() as (stage, scene):
         results = [_play(stage, scene, *cell) for cell in cells]
     if file is not None:
         file.write_text(json.dumps([asdict(result) for result in results]))
@@ -100,7 +100,8 @@ def read(file: Path) -> list[Result]:
 
 
 @contextmanager
-def _stage() -> Iterator[tuple[Stage, leaks.Scene]]:
+def surroundings() -> Iterator[tuple[Stage, leaks.Scene]]:
+    """A private machine with containerd, warmed up by one pod, and what the leak check looks at."""
     prefix = Path(os.environ.get("KATA_SHIMD_PREFIX", "/opt/kata-shimd"))
     with Host([prefix / "bin"]) as host, Containerd(host) as containerd:
         image.write_image(archive := host.root / "image.tar")

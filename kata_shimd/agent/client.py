@@ -21,7 +21,7 @@ from kata_shimd.api.services import agent as rpcs
 from kata_shimd.api.services import health
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
 from kata_shimd.pod.network import Interface, Neighbour, Route
-from kata_shimd.pod.values import LOST, Chunk, GuestStorage, Sandbox, Taken
+from kata_shimd.pod.values import Chunk, GuestStorage, Sandbox, Taken
 from kata_shimd.ttrpc.client import Client
 from kata_shimd.ttrpc.service import RpcError
 
@@ -30,6 +30,8 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 
 #: Longest text of the guest's that is passed on in an error.
 MAX_TEXT: Final = 2048
+#: The largest exit status there is.
+MAX_STATUS: Final = 255
 #: One stdin write; with its envelope far below ttrpc's limit.
 MAX_WRITE: Final = 1 << 20
 
@@ -132,7 +134,9 @@ class AgentClient:
     async def wait_process(self, container_id: str, exec_id: str) -> int:
         request = pb.WaitProcessRequest(container_id=container_id, exec_id=exec_id or container_id)
         status = (await self._call(rpcs.WAIT_PROCESS, request, None, container_id)).status
-        return status if 0 <= status <= LOST else LOST
+        if not 0 <= status <= MAX_STATUS:
+            raise AgentRefused("WaitProcess", container_id, Code.DATA_LOSS, f"it says exit status {status}")
+        return status
 
     async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:
         request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)

@@ -86,6 +86,18 @@ CASES = {
         [*RAN, *end("QEMU exited with status 1", "1", stderr="qemu: could not allocate memory\n"), ENDED],
         ["unexpectedly", "status 1", "could not allocate memory"],
     ),
+    "exit-unknown": (
+        False,
+        [
+            *RAN,
+            event(
+                "exited", container="c1", exec="", status=255, unknown="agent WaitProcess: c1: its reply is malformed"
+            ),
+            *end("asked to quit", expected=True),
+            ENDED,
+        ],
+        ["c1", "status 255", "its reply is malformed"],
+    ),
     "out-of-memory": (
         True,
         [*RAN, event("oom", container="c1"), event("exited", container="c1", exec="", status=137)],

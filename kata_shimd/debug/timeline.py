@@ -99,7 +99,8 @@ def _rpc(entry: Entry) -> tuple[str, Mapping[str, Any]]:
 
 def _exited(entry: Entry) -> tuple[str, Mapping[str, Any]]:
     process = "/".join(filter(None, (entry.text("container"), entry.text("exec"))))
-    return f"container {one_line(process)}: status {one_line(entry.fields.get('status', '?'))}", {}
+    unknown = f", for the guest did not tell: {one_line(entry.text('unknown'))}" if entry.text("unknown") else ""
+    return f"container {one_line(process)}: status {one_line(entry.fields.get('status', '?'))}{unknown}", {}
 
 
 _SPECIAL: Final[Mapping[str, Callable[[Entry], tuple[str, Mapping[str, Any]]]]] = {"rpc": _rpc, "exited": _exited}

@@ -158,6 +158,17 @@ def _vm(story: Story) -> str:
     return f"The VM ended unexpectedly: {_cut(end.text('cause'))}{_quoted(said)}."
 
 
+def _exit_unknown(story: Story) -> str:
+    ends = [entry for entry in story.all("exited") if entry.text("unknown") and not entry.text("exec")]
+    if not ends:
+        return ""
+    entry = ends[-1]
+    return (
+        f"The guest did not tell how container {entry.text('container')} ended, which counts as status "
+        f"{entry.text('status')}: {_cut(entry.text('unknown'))}."
+    )
+
+
 def _out_of_memory(story: Story) -> str:
     killed = {entry.text("container") for entry in story.all("oom")}
     for entry in reversed(tuple(story.all("exited"))):
@@ -259,6 +270,7 @@ RULES: Final = (
     Rule("kill-escalated", _kill_escalated),
     Rule("agent-lost", _agent),
     Rule("vm-ended", _vm),
+    Rule("exit-unknown", _exit_unknown),
     Rule("out-of-memory", _out_of_memory),
     Rule("daemon-died", _died),
     Rule("abandoned", _abandoned),
