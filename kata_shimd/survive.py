@@ -24,7 +24,7 @@ from kata_shimd.durable.channel import DurableSink, DurableSource, again
 from kata_shimd.durable.keeper import Keeper
 from kata_shimd.durable.memory import new
 from kata_shimd.durable.once import Once
-from kata_shimd.durable.store import NAME, Store
+from kata_shimd.durable.store import NAME, VERSION, Store
 from kata_shimd.durable.streams import consumed
 from kata_shimd.durable.tape import HEAD, Tape
 from kata_shimd.errors import AgentRefused, Code, HostFailed, ShimError
@@ -148,6 +148,14 @@ class Survival:
     def set_booted(self) -> None:
         self.store.put(BOOTED, True)
         self.store.flush()
+
+    def settle(self) -> None:
+        """This daemon has all that its pod has. One that was on trial stays from here on, so the one before it is past.
+
+        :raises HostFailed: the record of state cannot be written
+        """
+        self.keeper.settled(self._arguments.launcher)
+        self.store.rewrite(VERSION)
 
     def has_machine(self) -> bool:
         """Whether an earlier daemon got so far as to put a machine on record; it may never have been let go."""

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from kata_shimd import fds
@@ -69,6 +70,24 @@ class Keeper:
     def ready(self) -> None:
         """This daemon serves; the next may be begun ahead."""
         self._say("READY=1")
+
+    def next_is(self, argv: Sequence[str], patience: int) -> None:
+        """The daemon after this one is ``argv``. It has ``patience`` seconds to settle, or one like us follows it.
+
+        :raises HostFailed: there is no keeper to be told
+        """
+        if self._control is None:
+            raise HostFailed("tell keeper", "the next daemon", "there is no keeper at the moment", hint="try again")
+        fd = os.memfd_create("argv", os.MFD_CLOEXEC)
+        try:
+            os.write(fd, b"".join(os.fsencode(word) + b"\0" for word in argv))
+            self._say(f"NEXT=1\nPATIENCE={patience}", fd)
+        finally:
+            os.close(fd)
+
+    def settled(self, launcher: Path) -> None:
+        """This daemon has all that its pod has: one that was on trial stays, and the keeper becomes that of its ``launcher``."""
+        self._say(f"SETTLED=1\nLAUNCHER={launcher}")
 
     def close(self) -> None:
         if self._control is not None:

@@ -162,14 +162,16 @@ def spawn(
     return Process(pid, start or 0, what, pidfd, stderr, child=True, record=record)
 
 
-async def run(argv: Sequence[str | Path], *, what: str, limit: int = 8192) -> tuple[int, str]:
+async def run(
+    argv: Sequence[str | Path], *, what: str, limit: int = 8192, pass_fds: Sequence[int] = ()
+) -> tuple[int, str]:
     """Run a short command of ours to its end; its status and the first ``limit`` bytes of its stderr.
 
     If the caller is cancelled the command is killed. :raises HostFailed: it cannot be started
     """
     fd = os.memfd_create(what, os.MFD_CLOEXEC)
     try:
-        pid = _popen([str(part) for part in argv], (), fd, what)
+        pid = _popen([str(part) for part in argv], pass_fds, fd, what)
         process = Process(pid, 0, what, os.pidfd_open(pid), Path(os.devnull), child=True, record=0)
         try:
             status = await process.wait()
