@@ -160,7 +160,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_does_nothing() {
-        for text in ["", "FDSTORE=1\nFDNAME=x", "FDNAME=x", "STATUS=fine", "FDSTORE=1", "NEXT=1\nPATIENCE=9", "SETTLED=1"] {
+        for text in
+            ["", "FDSTORE=1\nFDNAME=x", "FDNAME=x", "STATUS=fine", "FDSTORE=1", "NEXT=1\nPATIENCE=9", "SETTLED=1"]
+        {
             assert!(matches!(understand(text, None), Word::Nothing), "{text:?}");
         }
     }

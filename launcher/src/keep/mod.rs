@@ -186,7 +186,10 @@ impl<'a> Keeper<'a> {
 
     fn next_daemon(&mut self) -> Outcome<Child> {
         if self.trial.as_ref().is_some_and(Trial::is_begun) {
-            eprintln!("keep: {}: the daemon on trial has not settled; back to the one before", self.options.pod.display());
+            eprintln!(
+                "keep: {}: the daemon on trial has not settled; back to the one before",
+                self.options.pod.display()
+            );
             (self.trial, self.spare) = (None, None);
         }
         let spare = self.spare.take().filter(Child::is_there);
