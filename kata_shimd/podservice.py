@@ -48,13 +48,14 @@ class PodService:
         )
 
     async def upgrade(self, request: pb.UpgradeRequest) -> pb.UpgradeResponse:
-        """:raises FailedPrecondition, InvalidArgument: nothing has happened"""
+        """:raises FailedPrecondition, InvalidArgument, VmFailed: nothing has happened"""
         if self._successor is None:
             hint = 'set shimd.keeper = "launcher" for the pods to come; this one has to be made anew'
             raise FailedPrecondition("upgrade", self._arguments.sandbox_id, "the pod has no keeper", hint=hint)
-        if not self._settled() or self._pod.stopping.is_set():
-            cause = "the pod is being stopped" if self._pod.stopping.is_set() else "the pod has no running machine"
-            raise FailedPrecondition("upgrade", self._arguments.sandbox_id, cause)
+        # A daemon that was killed over this very request is followed by one that has yet to take its pod over.
+        await self._pod.booted()
+        if self._pod.stopping.is_set():
+            raise FailedPrecondition("upgrade", self._arguments.sandbox_id, "the pod is being stopped")
         version = await self._successor.go_on(request.python, request.launcher, request.patience)
         return pb.UpgradeResponse(version=version)
 
