@@ -130,7 +130,7 @@ class Survival:
         self._arguments, self._config, self._ledger, self._inherited = arguments, config, ledger, inherited
         self.store = Store(arguments.pod_dir / NAME)
         self.keeper = Keeper(self._begin_keeper, self._admit)
-        self.once = Once(self.store, self._remember)
+        self.once = Once(self.store, self._remember, self._undo)
         self._tapes: dict[str, Tape] = {}
         self._server: Server | None = None
         self._pod: Pod | None = None
@@ -259,6 +259,12 @@ class Survival:
         tape = self._tapes.pop(connection, None)
         if tape is not None:
             tape.close()
+
+    async def _undo(self, method: str, request: Any) -> None:
+        """Daemons have died over a request. Of the others containerd's Delete takes away what there may be."""
+        if method == "Start" and request.exec_id and self._pod is not None and request.id in self._pod.containers:
+            await self._pod.booted()
+            await self._pod.container(request.id).undo_start_exec(request.exec_id)
 
     # --- recording ---------------------------------------------------------------------------------------------------
 
