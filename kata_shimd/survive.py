@@ -28,7 +28,7 @@ from kata_shimd.durable.store import NAME, VERSION, Store
 from kata_shimd.durable.streams import consumed
 from kata_shimd.durable.tape import HEAD, Tape
 from kata_shimd.errors import AgentRefused, Code, HostFailed, ShimError
-from kata_shimd.host.process import Gate, spawn
+from kata_shimd.host.process import Gate, kill, spawn
 from kata_shimd.host.undo import undo
 from kata_shimd.ledger import BOOT, Kind, Ledger
 from kata_shimd.net.network import PodNetwork
@@ -283,6 +283,8 @@ class Survival:
     def _begin_keeper(self, fd: int, next_connection: int) -> None:
         for record in list(self._ledger.state.live.values()):
             if record.kind == Kind.PROCESS and record.fields.get("what") == KEEPER:
+                # One that only hangs would go on some day, and there would be two.
+                kill(record.fields.get("pid", 0), record.fields.get("start"))
                 self._ledger.undone(record.n)
         launcher, pod_dir = self._arguments.launcher, self._arguments.pod_dir
         spawn(

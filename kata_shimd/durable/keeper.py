@@ -5,9 +5,12 @@ everything again. Must never happen: something is used that ought to survive and
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import socket
+import struct
+import termios
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -21,6 +24,8 @@ _log = logging.getLogger(__name__)
 LISTEN: Final = "listen"
 #: The keeper answers nothing, and reads at once; one that does not is as good as gone.
 _SEND_SECONDS: Final = 2.0
+#: How often it is asked to read something; one that has not by the next time hangs.
+_PULSE_SECONDS: Final = 5.0
 #: Pause before the next attempt to start a keeper.
 _RETRY_SECONDS: Final = 1.0
 
@@ -37,6 +42,7 @@ class Keeper:
         self._held: dict[str, int] = {}
         self._next = 1
         self._loop = asyncio.get_running_loop()
+        self._pulse: asyncio.TimerHandle | None = None
 
     def start(self, control: int | None, held: Mapping[str, int]) -> None:
         """Go on with the keeper at ``control``, or begin one. ``held`` is what it has, or is to have; connections are admitted."""
@@ -90,6 +96,8 @@ class Keeper:
         self._say(f"SETTLED=1\nLAUNCHER={launcher}")
 
     def close(self) -> None:
+        if self._pulse is not None:
+            self._pulse.cancel()
         if self._control is not None:
             self._loop.remove_reader(self._control.fileno())
             self._control.close()
@@ -101,6 +109,16 @@ class Keeper:
         control.settimeout(_SEND_SECONDS)
         self._control = control
         self._loop.add_reader(control.fileno(), self._hear)
+        self._pulse = self._loop.call_later(_PULSE_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        """A keeper that hangs is found out before a daemon needs it: what was said last time has to be read by now."""
+        if self._control is not None and _unread(self._control):
+            _log.warning("the keeper does not read")
+            self._lost()
+            return
+        self._pulse = self._loop.call_later(_PULSE_SECONDS, self._beat)
+        self._say("WATCH=1")
 
     def _say(self, text: str, *sent: int) -> None:
         if self._control is None:
@@ -153,3 +171,8 @@ class Keeper:
         self._watch(ours)
         for name, fd in tuple(self._held.items()):
             self._say(f"FDSTORE=1\nFDNAME={name}", fd)
+
+
+def _unread(control: socket.socket) -> int:
+    """Bytes, with the kernel's overhead, that the other end has not taken."""
+    return int(struct.unpack("i", fcntl.ioctl(control.fileno(), termios.TIOCOUTQ, bytes(4)))[0])

@@ -227,6 +227,21 @@ def _is_exiting(pid: int) -> bool:
     return bool(int(stat[stat.rindex(b")") + 2 :].split()[6]) & _PF_EXITING)
 
 
+def kill(pid: int, start: int | None) -> None:
+    """SIGKILL to that very process, if there is one."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if start_time(pid) == start:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
 def start_time(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat in clock ticks since boot, or None when there is no such process."""
     try:
