@@ -36,6 +36,7 @@ from kata_shimd.pod import storage
 from kata_shimd.pod.pod import Pod, South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import GuestStorage, Sandbox
+from kata_shimd.podservice import PodService
 from kata_shimd.survive import ResumingAgent, Survival
 from kata_shimd.task.abandon import Abandonment
 from kata_shimd.task.boundary import Boundary, boundary
@@ -151,7 +152,8 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         if survival
         else Abandonment(parts.group, pod.abandon)
     )
-    table = services(TaskService(pod), abandonment)
+    own = PodService(arguments, pod, parts.journal, survival)
+    table = services(TaskService(pod), abandonment, {"Describe": own.describe, "Upgrade": own.upgrade})
 
     def lost(connection: str) -> None:
         abandonment.lost(connection)
@@ -257,6 +259,7 @@ class Booter:
             raise
         if survival is not None:
             survival.set_booted()
+            survival.settle()
         self._parts.journal.write("agent-ready")
         if network is not None:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")

@@ -24,8 +24,8 @@ from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
 from kata_shimd.config.model import AttachSetting, EventLoop, Keeping
 from kata_shimd.debug import attach
-from kata_shimd.durable import points
-from kata_shimd.errors import NotFound, ShimError
+from kata_shimd.durable import formats, points
+from kata_shimd.errors import FailedPrecondition, NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
 from kata_shimd.ledger import read as read_ledger
@@ -46,6 +46,15 @@ class Arguments:
     bundle: Path
     launcher: Path
     debug: bool
+    #: The fd of what containerd gave, when all that is asked is whether we could go on with this pod.
+    check: int | None = None
+
+    def argv(self, python: str, launcher: str) -> list[str]:
+        """The command line of another installation's daemon for this pod."""
+        paths = {"run-dir": self.run_dir, "pod-dir": self.pod_dir, "bundle": self.bundle, "launcher": launcher}
+        said = {**paths, "namespace": self.namespace, "id": self.sandbox_id, "address": self.address}
+        words = [word for name, value in said.items() for word in (f"--{name}", str(value))]
+        return [python, "-I", "-m", "kata_shimd.daemon", *words, *(["--debug"] if self.debug else [])]
 
 
 class _Ended(Exception):
@@ -60,14 +69,18 @@ def parse(argv: Sequence[str]) -> Arguments:
     for name in ("namespace", "id", "address"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--check", type=int)
     got = parser.parse_args(argv)
-    return Arguments(got.run_dir, got.pod_dir, got.namespace, got.id, got.address, got.bundle, got.launcher, got.debug)
+    paths = (got.run_dir, got.pod_dir, got.namespace, got.id, got.address, got.bundle, got.launcher)
+    return Arguments(*paths, got.debug, got.check)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Serve the pod until it ends. A foreseeable failure is one line on stderr, which the launcher passes on."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     faulthandler.enable()
+    if arguments.check is not None:
+        _check(arguments, arguments.check)
     inherited = _inherit()
     served = asyncio.Event()
     try:
@@ -79,6 +92,22 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if (not served.is_set() and _is_awaited(inherited)) or _is_kept(arguments):
         sys.exit(1)  # the launcher still waits for us, tells why, and undoes; or a keeper starts another daemon
     os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
+
+
+def _check(arguments: Arguments, bootstrap: int) -> NoReturn:
+    """The last line on stderr says what this code can go on with, or why it cannot (`docs/upgrade.md`)."""
+    try:
+        loaded = assembly.configure(arguments.bundle, _read_all(bootstrap), os.environ.get("KATA_CONF_FILE"))
+        _loop_factory(loaded.config.shimd.event_loop)
+        if loaded.config.shimd.keeper is Keeping.OFF:
+            hint = "leave the keeper on while pods run that have one"
+            raise FailedPrecondition(formats.STEP, arguments.sandbox_id, "by now shimd.keeper is off", hint=hint)
+        read_ledger(arguments.pod_dir)
+    except ShimError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    print(formats.said(), file=sys.stderr)
+    sys.exit(0)
 
 
 def _inherit() -> Mapping[str, int]:

@@ -24,11 +24,11 @@ from kata_shimd.durable.channel import DurableSink, DurableSource, again
 from kata_shimd.durable.keeper import Keeper
 from kata_shimd.durable.memory import new
 from kata_shimd.durable.once import Once
-from kata_shimd.durable.store import NAME, Store
+from kata_shimd.durable.store import NAME, VERSION, Store
 from kata_shimd.durable.streams import consumed
 from kata_shimd.durable.tape import HEAD, Tape
 from kata_shimd.errors import AgentRefused, Code, HostFailed, ShimError
-from kata_shimd.host.process import Gate, spawn
+from kata_shimd.host.process import Gate, kill, spawn
 from kata_shimd.host.undo import undo
 from kata_shimd.ledger import BOOT, Kind, Ledger
 from kata_shimd.net.network import PodNetwork
@@ -130,7 +130,7 @@ class Survival:
         self._arguments, self._config, self._ledger, self._inherited = arguments, config, ledger, inherited
         self.store = Store(arguments.pod_dir / NAME)
         self.keeper = Keeper(self._begin_keeper, self._admit)
-        self.once = Once(self.store, self._remember)
+        self.once = Once(self.store, self._remember, self._undo)
         self._tapes: dict[str, Tape] = {}
         self._server: Server | None = None
         self._pod: Pod | None = None
@@ -148,6 +148,14 @@ class Survival:
     def set_booted(self) -> None:
         self.store.put(BOOTED, True)
         self.store.flush()
+
+    def settle(self) -> None:
+        """This daemon has all that its pod has. One that was on trial stays from here on, so the one before it is past.
+
+        :raises HostFailed: the record of state cannot be written
+        """
+        self.keeper.settled(self._arguments.launcher)
+        self.store.rewrite(VERSION)
 
     def has_machine(self) -> bool:
         """Whether an earlier daemon got so far as to put a machine on record; it may never have been let go."""
@@ -252,6 +260,12 @@ class Survival:
         if tape is not None:
             tape.close()
 
+    async def _undo(self, method: str, request: Any) -> None:
+        """Daemons have died over a request. Of the others containerd's Delete takes away what there may be."""
+        if method == "Start" and request.exec_id and self._pod is not None and request.id in self._pod.containers:
+            await self._pod.booted()
+            await self._pod.container(request.id).undo_start_exec(request.exec_id)
+
     # --- recording ---------------------------------------------------------------------------------------------------
 
     def _remember(self) -> None:
@@ -269,6 +283,8 @@ class Survival:
     def _begin_keeper(self, fd: int, next_connection: int) -> None:
         for record in list(self._ledger.state.live.values()):
             if record.kind == Kind.PROCESS and record.fields.get("what") == KEEPER:
+                # One that only hangs would go on some day, and there would be two.
+                kill(record.fields.get("pid", 0), record.fields.get("start"))
                 self._ledger.undone(record.n)
         launcher, pod_dir = self._arguments.launcher, self._arguments.pod_dir
         spawn(

@@ -274,3 +274,47 @@ def test_the_longest_socket_is_the_one_that_is_checked_for():
 
     names = [value for name, value in vars(sockets).items() if name.isupper() and str(value).endswith(".sock")]
     assert Path(LONGEST_SOCKET).name == max([*names, "shim.sock"], key=len)
+
+
+# --- upgrade ---------------------------------------------------------------------------------------------------------
+
+
+def test_upgrade_wants_to_know_whom(tmp_path, capsys):
+    assert run("upgrade", "--run-dir", tmp_path) == 2
+    assert run("upgrade", "x", "--all", "--run-dir", tmp_path) == 2
+    assert capsys.readouterr().err.count("name pods, or say --all") == 2
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """This interpreter has a launcher beside it."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/containerd-shim-kata-v2").touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/python3"))
+
+
+def test_upgrade_of_nobody(installed, tmp_path, capsys):
+    assert run("upgrade", "x", "--run-dir", tmp_path) == 4
+    assert run("upgrade", "--all", "--run-dir", tmp_path, "-o", "json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["schema_version"], answer["installed"], answer["pods"]) == (1, __version__, [])
+
+
+def test_upgrade_of_a_pod_that_has_ended(installed, tmp_path, capsys):
+    write_journal(tmp_path, [DAEMON])
+    assert run("upgrade", POD, "--run-dir", tmp_path) == 3
+    assert "this pod has ended; kata-shimd why" in capsys.readouterr().err
+
+
+def test_upgrade_of_a_pod_whose_daemon_is_not_reached(installed, tmp_path, capsys):
+    write_ledger(tmp_path)
+    assert run("upgrade", POD, "--run-dir", tmp_path) == 1
+    row = capsys.readouterr().out.splitlines()[1].split(maxsplit=5)
+    assert (row[0], row[4]) == (POD[:12], "refused")
+    assert row[5].startswith("reach daemon: ")
+
+
+def test_upgrade_from_where_nothing_is_installed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    assert run("upgrade", "--all", "--run-dir", tmp_path) == 1
+    assert "there is no launcher beside this command's interpreter" in capsys.readouterr().err

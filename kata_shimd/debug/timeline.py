@@ -59,6 +59,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "attached": "process {pid} of uid {uid} has the daemon's interpreter",
     "detached": "process {pid} has left it",
     "daemon-failed": "unforeseen",
+    "upgrade": "hands the pod on to version {version}, {python}",
     "daemon-ended": "",
 }
 _WIDTH: Final = max(map(len, _WORDS))

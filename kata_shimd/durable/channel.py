@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
-from kata_shimd.durable import replay
+from kata_shimd.durable import memory, replay
 from kata_shimd.durable.tape import Tape
 from kata_shimd.errors import HostFailed, ShimError
 from kata_shimd.ttrpc.channel import FrameSink, FrameSource, Limits
@@ -61,7 +61,7 @@ class DurableSource(FrameSource):
             data = self._tape.receive(self._sock)
             self._relieve()
         except HostFailed as error:
-            raise OSError(str(error)) from error
+            memory.leave(error)
         return data
 
     def _relieve(self) -> None:
@@ -88,7 +88,10 @@ class DurableSink(FrameSink):
 
     def _put(self, data: bytes) -> None:
         self._barrier()
-        self._tape.append(data)
+        try:
+            self._tape.append(data)
+        except HostFailed as error:
+            memory.leave(error)
 
     def _send(self) -> int:
         try:

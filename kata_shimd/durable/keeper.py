@@ -5,10 +5,14 @@ everything again. Must never happen: something is used that ought to survive and
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+import struct
+import termios
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from kata_shimd import fds
@@ -20,6 +24,8 @@ _log = logging.getLogger(__name__)
 LISTEN: Final = "listen"
 #: The keeper answers nothing, and reads at once; one that does not is as good as gone.
 _SEND_SECONDS: Final = 2.0
+#: How often it is asked to read something; one that has not by the next time hangs.
+_PULSE_SECONDS: Final = 5.0
 #: Pause before the next attempt to start a keeper.
 _RETRY_SECONDS: Final = 1.0
 
@@ -36,6 +42,7 @@ class Keeper:
         self._held: dict[str, int] = {}
         self._next = 1
         self._loop = asyncio.get_running_loop()
+        self._pulse: asyncio.TimerHandle | None = None
 
     def start(self, control: int | None, held: Mapping[str, int]) -> None:
         """Go on with the keeper at ``control``, or begin one. ``held`` is what it has, or is to have; connections are admitted."""
@@ -70,7 +77,27 @@ class Keeper:
         """This daemon serves; the next may be begun ahead."""
         self._say("READY=1")
 
+    def next_is(self, argv: Sequence[str], patience: int) -> None:
+        """The daemon after this one is ``argv``. It has ``patience`` seconds to settle, or one like us follows it.
+
+        :raises HostFailed: there is no keeper to be told
+        """
+        if self._control is None:
+            raise HostFailed("tell keeper", "the next daemon", "there is no keeper at the moment", hint="try again")
+        fd = os.memfd_create("argv", os.MFD_CLOEXEC)
+        try:
+            os.write(fd, b"".join(os.fsencode(word) + b"\0" for word in argv))
+            self._say(f"NEXT=1\nPATIENCE={patience}", fd)
+        finally:
+            os.close(fd)
+
+    def settled(self, launcher: Path) -> None:
+        """This daemon has all that its pod has: one that was on trial stays, and the keeper becomes that of its ``launcher``."""
+        self._say(f"SETTLED=1\nLAUNCHER={launcher}")
+
     def close(self) -> None:
+        if self._pulse is not None:
+            self._pulse.cancel()
         if self._control is not None:
             self._loop.remove_reader(self._control.fileno())
             self._control.close()
@@ -82,6 +109,16 @@ class Keeper:
         control.settimeout(_SEND_SECONDS)
         self._control = control
         self._loop.add_reader(control.fileno(), self._hear)
+        self._pulse = self._loop.call_later(_PULSE_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        """A keeper that hangs is found out before a daemon needs it: what was said last time has to be read by now."""
+        if self._control is not None and _unread(self._control):
+            _log.warning("the keeper does not read")
+            self._lost()
+            return
+        self._pulse = self._loop.call_later(_PULSE_SECONDS, self._beat)
+        self._say("WATCH=1")
 
     def _say(self, text: str, *sent: int) -> None:
         if self._control is None:
@@ -134,3 +171,8 @@ class Keeper:
         self._watch(ours)
         for name, fd in tuple(self._held.items()):
             self._say(f"FDSTORE=1\nFDNAME={name}", fd)
+
+
+def _unread(control: socket.socket) -> int:
+    """Bytes, with the kernel's overhead, that the other end has not taken."""
+    return int(struct.unpack("i", fcntl.ioctl(control.fileno(), termios.TIOCOUTQ, bytes(4)))[0])

@@ -1,14 +1,27 @@
-"""Memory files that are mostly history: what is over is given back to the host."""
+"""Memory files that are mostly history: what is over is given back to the host, and what the host has not is no end of anything."""
 
 import ctypes
+import errno
 import mmap
 import os
-from typing import Final
+import sys
+from typing import Final, NoReturn
 
 from kata_shimd.errors import HostFailed
 
 _PUNCH_HOLE_KEEP_SIZE: Final = 0x03
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+#: What a write to a memory file says when there is no memory, or no more than a limit allows.
+SHORT: Final = frozenset({errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT})
+
+
+def leave(error: BaseException) -> NoReturn:
+    """End this daemon, for what it has to keep cannot be kept. Nothing of it has been taken, so the next daemon finds it all;
+    closing the connection instead would be the death of the shim to whoever is at its other end."""
+    print(error, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def new(head: int) -> int:

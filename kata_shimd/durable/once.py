@@ -29,11 +29,19 @@ class Poisonous(ShimError):
     code = Code.INTERNAL
 
 
+#: ``undo(method, request)``: a request is given up that may have been half done.
+Undo = Callable[[str, Any], Awaitable[None]]
+
+
+async def _leave(_method: str, _request: Any) -> None:
+    """Nothing is left of half a request."""
+
+
 class Once:
     """Wraps the methods of a service. ``remember`` puts into the store what a change has left to be known."""
 
-    def __init__(self, store: Store, remember: Callable[[], None]) -> None:
-        self._store, self._remember = store, remember
+    def __init__(self, store: Store, remember: Callable[[], None], undo: Undo = _leave) -> None:
+        self._store, self._remember, self._undo = store, remember, undo
         #: Keys of replies that have been sent, or that nobody waits for.
         self._spent: list[str] = []
 
@@ -58,7 +66,7 @@ class Once:
         key = f"done/{call.id}"
         if (known := self._store.get(key)) is not None:
             return base64.b64decode(known)
-        self._count(call)
+        await self._admit(call, request)
         # The task is this request's alone: what it asks of the guest is asked in this name.
         operation.set(call.id)
         result = method.handler(call, request)
@@ -67,6 +75,15 @@ class Once:
         reply: bytes = method.encode(result)
         self._finish(call, key, reply)
         return reply
+
+    async def _admit(self, call: Call, request: Any) -> None:
+        """:raises Poisonous: it has been tried too often, and is undone now, which is tried once"""
+        try:
+            self._count(call)
+        except Poisonous:
+            if int(self._store.get(f"tries/{call.id}")) == MAX_TRIES:
+                await self._undo(call.method, request)
+            raise
 
     def _finish(self, call: Call, key: str, reply: bytes) -> None:
         """The change, and the reply, in one line. The reply is sent before anything else happens, so the next may drop it."""

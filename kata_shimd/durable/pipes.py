@@ -18,7 +18,9 @@ from kata_shimd.durable.memory import punch
 from kata_shimd.errors import HostFailed
 
 HEAD: Final = mmap.PAGESIZE
-_MAGIC: Final = 0x6B617470_00000001  # "katp", version 1
+#: As `tape.FORMAT`.
+FORMAT: Final = 1
+_MAGIC: Final = 0x6B617470_00000000 | FORMAT  # "katp"
 _VERSION, _WORD = range(2)
 _LOW: Final = 0xFFFFFFFF
 #: Memory of what has gone through is given back by so much.

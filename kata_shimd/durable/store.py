@@ -11,12 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from kata_shimd import __version__
 from kata_shimd.durable import points
 from kata_shimd.errors import HostFailed
 
 NAME: Final = "state"
-VERSION: Final = 1
+#: 2 names the version that wrote it, so that a refusal can; otherwise it is 1.
+VERSION: Final = 2
+#: The formats that can be read. A file keeps the one it has until `rewrite`, so that a daemon like the one before can go on.
+READS: Final = (1, 2)
+#: The formats that `rewrite` can make.
+WRITES: Final = (1, 2)
 _VERSION_KEY: Final = "version"
+_WRITER_KEY: Final = "writer"
 #: History beyond this, and beyond what is live, is dropped.
 _SLACK: Final = 256 << 10
 
@@ -32,11 +39,31 @@ class Store:
         self._size = self._load()
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not self._values:
-            self.put(_VERSION_KEY, VERSION)
+            self._be(VERSION)
             self.flush()
 
     def close(self) -> None:
         os.close(self._fd)
+
+    @property
+    def version(self) -> int:
+        """The format of the file."""
+        return int(self._values[_VERSION_KEY])
+
+    def rewrite(self, version: int) -> None:
+        """Write the whole file anew in the format ``version``, one of `WRITES`; nothing is done if it has it.
+
+        :raises HostFailed: it could not be written, and is as it was
+        """
+        if version == self.version:
+            return
+        self._be(version)
+        self.flush()
+        self._compact()
+
+    def _be(self, version: int) -> None:
+        self.put(_VERSION_KEY, version)
+        self.put(_WRITER_KEY, __version__ if version > 1 else None)
 
     def get(self, key: str) -> Any:
         return self._values.get(key)
@@ -105,12 +132,22 @@ class Store:
             os.truncate(self._path, whole)
         for raw in data[:whole].splitlines():
             _apply(self._values, _line(raw))
-        if self._values and self._values.get(_VERSION_KEY) != VERSION:
-            raise HostFailed(
-                "read state", str(self._path), f"version {self._values.get(_VERSION_KEY)} is not {VERSION}"
-            )
+        if self._values:
+            self._check()
         self._live = whole
         return whole
+
+    def _check(self) -> None:
+        """:raises HostFailed: it is of a format that we cannot read"""
+        found = self._values.get(_VERSION_KEY)
+        if found in READS and not isinstance(found, bool):
+            return
+        writer = self._values.get(_WRITER_KEY, "an unknown version")
+        hint = "kata-shimd of that version can go on with this pod"
+        if not isinstance(found, int) or isinstance(found, bool) or found < VERSION:
+            hint = f"this version reads formats {READS[0]} to {READS[-1]}"
+        cause = f"format {found}, written by {writer}; this is {__version__}, which reads none beyond {VERSION}"
+        raise HostFailed("read state", str(self._path), cause, hint=hint)
 
 
 def _line(raw: bytes) -> Mapping[str, Any]:

@@ -9,9 +9,11 @@ import hashlib
 import os
 from typing import Final
 
+from kata_shimd.durable import memory
 from kata_shimd.durable.keeper import Keeper
 from kata_shimd.durable.memory import new
 from kata_shimd.durable.pipes import HEAD, InPipe, OutPipe
+from kata_shimd.errors import HostFailed
 from kata_shimd.host.stdio import FifoSource, FileSink, PipeSink, readable, writable
 from kata_shimd.pod.ports import Sink, Source, Streams
 from kata_shimd.pod.values import Chunk, Stdio, Taken
@@ -117,6 +119,10 @@ class KeptSource(_Kept):
                     return b""
             except BlockingIOError:
                 await readable(self._source.fileno())
+            except OSError as error:
+                if error.errno in memory.SHORT:
+                    memory.leave(HostFailed("keep input", "memfd", error.strerror or ""))
+                raise
         return data
 
     def took(self, count: int) -> None:
@@ -144,8 +150,12 @@ class KeptSink(_Kept):
             await self.hand_on()
 
     def keep(self, data: bytes) -> None:
-        if self._open:
+        if not self._open:
+            return
+        try:
             self._pipe.put(data, data.call if isinstance(data, Chunk) else 0)
+        except HostFailed as error:
+            memory.leave(error)
 
     @property
     def waiting(self) -> int:

@@ -27,7 +27,9 @@ RECEIVED: Final = HEAD
 SENT: Final = 1 << 46
 
 READ_SIZE: Final = 64 << 10
-_MAGIC: Final = 0x6B617461_00000001  # "kata", version 1
+#: The format of what this file describes. Another is another file: a daemon goes on with it as it is, or not at all.
+FORMAT: Final = 1
+_MAGIC: Final = 0x6B617461_00000000 | FORMAT  # "kata"
 
 # Words of the head.
 _VERSION, _TAIL, _BASE, _END, _SENT_BASE = range(5)

@@ -165,14 +165,16 @@ def spawn(
     return Process(pid, start or 0, what, pidfd, stderr, child=True, record=record)
 
 
-async def run(argv: Sequence[str | Path], *, what: str, limit: int = 8192) -> tuple[int, str]:
+async def run(
+    argv: Sequence[str | Path], *, what: str, limit: int = 8192, pass_fds: Sequence[int] = ()
+) -> tuple[int, str]:
     """Run a short command of ours to its end; its status and the first ``limit`` bytes of its stderr.
 
     If the caller is cancelled the command is killed. :raises HostFailed: it cannot be started
     """
     fd = os.memfd_create(what, os.MFD_CLOEXEC)
     try:
-        pid = _popen([str(part) for part in argv], (), fd, what)
+        pid = _popen([str(part) for part in argv], pass_fds, fd, what)
         process = Process(pid, 0, what, os.pidfd_open(pid), Path(os.devnull), child=True, record=0)
         try:
             status = await process.wait()
@@ -226,6 +228,21 @@ def _is_exiting(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return bool(int(stat[stat.rindex(b")") + 2 :].split()[6]) & _PF_EXITING)
+
+
+def kill(pid: int, start: int | None) -> None:
+    """SIGKILL to that very process, if there is one."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if start_time(pid) == start:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
 
 
 def start_time(pid: int) -> int | None:

@@ -155,6 +155,17 @@ class Container:
             await process.finish_streams()
             raise
 
+    async def undo_start_exec(self, exec_id: str) -> None:
+        """A Start that is refused although an earlier daemon may have done half of it, or all: nothing runs, no stream is open."""
+        process = self.execs.get(exec_id)
+        if process is None or process.life.state is not State.CREATED:
+            return
+        async with process.turn:
+            with suppress(ShimError):
+                await self._agent.signal_process(self.id, exec_id, SIGKILL)
+            await process.open_streams(self._streams)  # as they were left
+            await process.finish_streams()
+
     async def delete_exec(self, exec_id: str) -> tuple[int, Exit]:
         """Forget an exec; its pid is 0 when it was never started.
 

@@ -18,17 +18,21 @@ from kata_shimd.task.service import TaskService, handlers
 from kata_shimd.ttrpc import Call, Method, Service
 
 #: Answered from memory, inside the reader.
-IMMEDIATE: Final = frozenset({"State", "Pids", "Connect", "CloseIO", "Checkpoint", "Shutdown"})
+IMMEDIATE: Final = frozenset({"State", "Pids", "Connect", "CloseIO", "Checkpoint", "Shutdown", "Describe"})
 #: Half done, these must be finished or undone, never cancelled with the caller that asked.
-DETACHED: Final = frozenset({"Create", "Start", "Delete", "Exec", "Kill", "Pause", "Resume", "Update"})
+DETACHED: Final = frozenset({"Create", "Start", "Delete", "Exec", "Kill", "Pause", "Resume", "Update", "Upgrade"})
+
+#: Methods of `kata_shimd.v1.Pod` besides Abandon.
+Own = Mapping[str, Callable[[Any], Any]]
 
 
-def services(service: TaskService, abandonment: Abandonment) -> Iterator[Service]:
-    """containerd's Task service v2 and v3, and `kata_shimd.v1.Pod` for the launcher."""
+def services(service: TaskService, abandonment: Abandonment, own: Own) -> Iterator[Service]:
+    """containerd's Task service v2 and v3, and `kata_shimd.v1.Pod` for the launcher and the command for people."""
     methods = handlers(service)
     for descriptor in (task_v2.SERVICE, task_v3.SERVICE):
         yield _service(descriptor, methods, abandonment.seen, {"Create": partial(_create, service.create, abandonment)})
-    yield _service(pod_rpcs.SERVICE, {"Abandon": abandonment.abandon}, lambda _connection, _id: None)
+    special = {name: partial(_plain, method) for name, method in own.items()}
+    yield _service(pod_rpcs.SERVICE, {"Abandon": abandonment.abandon}, lambda _connection, _id: None, special)
 
 
 def _service(
@@ -53,6 +57,10 @@ def _handle(method: Callable[[Any], Any], seen: Callable[[str, str], None], call
     """Every request of the Task service names its container first: stamp the log with it, and note who spoke of it."""
     log.container.set(request.id)
     seen(call.connection, request.id)
+    return method(request)
+
+
+def _plain(method: Callable[[Any], Any], _call: Call, request: Any) -> Any:
     return method(request)
 
 

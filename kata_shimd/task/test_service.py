@@ -26,6 +26,12 @@ from kata_shimd.task.serving import services
 from kata_shimd.ttrpc import RpcError
 from kata_shimd.ttrpc.testing import memory_pair
 
+#: What is asked of the daemon, and not of its pod.
+OWN = {
+    "Describe": lambda _request: pod_pb.DescribeResponse(pid=7),
+    "Upgrade": lambda request: pod_pb.UpgradeResponse(version=request.python),
+}
+
 
 class Shim:
     """A client of a served pod."""
@@ -65,7 +71,7 @@ def shim(tmp_path):
                 pod = Pod(south, group, BUDGETS, note=lambda event, **more: notes.append((event, more)))
                 pod.begin()
                 abandonment = Abandonment(group, pod.abandon)
-                table = services(TaskService(pod), abandonment)
+                table = services(TaskService(pod), abandonment, OWN)
                 async with memory_pair(
                     table, boundary=boundary(pod._note), on_lost=abandonment.lost, drain_budget=0
                 ) as (client, _):

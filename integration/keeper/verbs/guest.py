@@ -27,11 +27,13 @@ class Process:
 
 
 class Guest:
-    """Listens at ``path``. ``acts`` counts what changes something; ``sessions`` how often somebody connected."""
+    """Listens at ``path``. ``acts`` counts what changes something; ``sessions`` how often somebody connected. What is ``silent`` is
+    done and not answered."""
 
     def __init__(self, path: Path) -> None:
         self.acts: Counter[str] = Counter()
         self.sessions = 0
+        self.silent: set[str] = set()
         self._socks: list[socket.socket] = []
         self._processes: dict[tuple[str, str], Process] = {}
         self._listener = socket.socket(socket.AF_UNIX)
@@ -79,7 +81,7 @@ class Guest:
         if handler is None:
             reply(sock, stream)
             return
-        handler(sock, stream, request.payload)
+        handler(_Deaf() if request.method in self.silent else sock, stream, request.payload)
 
     def _act(self, *words: object) -> None:
         self.acts[" ".join(map(str, words))] += 1
@@ -165,6 +167,13 @@ class Guest:
             reply(sock, process.reading.pop("stderr"))
         while process.waiting:
             reply(sock, process.waiting.pop(), wire.encode(pb.WaitProcessResponse(status=process.status)))
+
+
+class _Deaf:
+    """A socket that nothing is sent on."""
+
+    def sendall(self, _data: bytes) -> None:
+        return None
 
 
 def reply(sock: socket.socket, stream: int, payload: bytes = b"") -> None:

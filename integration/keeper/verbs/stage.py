@@ -63,7 +63,7 @@ class Stage:
     def __init__(self, root: Path, launcher: Path | None = None) -> None:
         """With an installed ``launcher`` the machine is a real one."""
         self.root = root
-        self.shim = Shim(launcher or _with_standin(root / "bin"), root)
+        self.shim = Shim(launcher or with_standin(root / "bin"), root)
         self.guest = Guest(root / "guest")
         self.events = Events(root / "events")
         self.die = root / "die"
@@ -121,7 +121,7 @@ class Stage:
         os.close(self.log)
 
 
-def _with_standin(bin_dir: Path) -> Path:
+def with_standin(bin_dir: Path) -> Path:
     """A launcher whose daemon has a machine that is not one."""
     bin_dir.mkdir()
     launcher = Path(shutil.copy2(PREFIX / "bin/containerd-shim-kata-v2", bin_dir))

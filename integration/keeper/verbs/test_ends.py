@@ -1,10 +1,12 @@
 """What ends while no daemon is there, and who dies besides the daemon: each with its outcome."""
 
 import asyncio
+import json
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,8 +16,10 @@ from integration.harness.waiting import eventually
 from integration.keeper.killing import Stopped
 from integration.keeper.verbs.client import PATIENCE, Caller, connected
 from integration.keeper.verbs.stage import Stage
-from kata_shimd.api import task
+from kata_shimd.api import task, wkt
+from kata_shimd.durable.once import MAX_TRIES
 from kata_shimd.errors import Unavailable
+from kata_shimd.ttrpc import RpcError
 
 #: What somebody who waits is told by a shim that is dead: nothing, the connection ends.
 DEAD: Final = -1
@@ -171,6 +175,60 @@ def test_a_daemon_that_dies_while_it_stops_is_finished_for(stage: Stage, run) ->
         await until_gone(stage)
 
     run(body)
+
+
+def test_an_exec_that_daemons_die_over_is_refused_and_leaves_nothing(stage: Stage, run) -> None:
+    """The guest runs it and never says so: each daemon is killed over it with its FIFOs open."""
+    more = stage.fifos("more")
+    stage.guest.silent = {"ExecProcess"}
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        spec = wkt.Any(type_url="process", value=json.dumps({"args": ["y"], "cwd": "/"}).encode())
+        request = task.ExecProcessRequest(id="pod", exec_id="more", spec=spec, **more)
+        await caller.ask("Exec", request, wkt.Empty, armed=False)
+        start = task.StartRequest(id="pod", exec_id="more")
+        async with asyncio.TaskGroup() as group:
+            refused = group.create_task(refusal(caller.ask("Start", start, task.StartResponse, armed=False)))
+            for tries in range(MAX_TRIES):
+                begun = partial(has_begun, stage, tries, more)
+                await asyncio.to_thread(eventually, f"Start, begun again {tries} times", begun, within=PATIENCE)
+                await kill(stage, "daemon")
+        assert "8 daemons have died over it" in refused.result()
+        for what in ("daemon", "keeper"):
+            await asyncio.to_thread(eventually, "no FIFO", partial(is_closed, stage, what, more), within=PATIENCE)
+        assert stage.guest.acts["exec more"] == stage.guest.acts["signal more 9"] == 1
+        assert await state(caller) == 2
+        stage.guest.silent = set()
+        stage.guest.finish("pod", 0)
+        assert await ended == 0
+        await finish(stage, caller)
+
+    run(body)
+
+
+async def refusal(call: Awaitable[object]) -> str:
+    with pytest.raises(RpcError) as refused:
+        await call
+    return str(refused.value)
+
+
+def has_begun(stage: Stage, tries: int, fifos: dict[str, str]) -> bool:
+    """The daemon has every FIFO open, and has begun the request anew as often."""
+    counted = (stage.pod.directory / "state").read_text().count('"tries/')
+    return counted >= tries and set(fifos.values()) <= links(stage, "daemon")
+
+
+def is_closed(stage: Stage, what: str, fifos: dict[str, str]) -> bool:
+    return not links(stage, what) & set(fifos.values())
+
+
+def links(stage: Stage, what: str) -> set[str]:
+    """What a process has open."""
+    found = set()
+    for fd in Path(f"/proc/{stage.pod.process(what).pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found.add(str(fd.readlink()))
+    return found
 
 
 def test_sigterm_ends_the_pod_of_a_later_daemon(stage: Stage, run) -> None:

@@ -16,10 +16,24 @@ ABANDON: MethodDescriptor[pod.AbandonRequest, wkt.Empty] = MethodDescriptor(
     "kata_shimd.api.pod:AbandonRequest",
     "kata_shimd.api.wkt:Empty",
 )
+DESCRIBE: MethodDescriptor[pod.DescribeRequest, pod.DescribeResponse] = MethodDescriptor(
+    "kata_shimd.v1.Pod",
+    "Describe",
+    "kata_shimd.api.pod:DescribeRequest",
+    "kata_shimd.api.pod:DescribeResponse",
+)
+UPGRADE: MethodDescriptor[pod.UpgradeRequest, pod.UpgradeResponse] = MethodDescriptor(
+    "kata_shimd.v1.Pod",
+    "Upgrade",
+    "kata_shimd.api.pod:UpgradeRequest",
+    "kata_shimd.api.pod:UpgradeResponse",
+)
 
 SERVICE = ServiceDescriptor(
     "kata_shimd.v1.Pod",
     (
         ABANDON,
+        DESCRIBE,
+        UPGRADE,
     ),
 )

@@ -1,11 +1,13 @@
 //! The socket between keeper and daemon: datagrams of lines in sd_notify's form, with fds.
 //!
-//! daemon → keeper: `FDSTORE=1` + `FDNAME=…` and one fd; `FDSTOREREMOVE=1` + `FDNAME=…`; `READY=1`.
+//! daemon → keeper: `FDSTORE=1` + `FDNAME=…` and one fd; `FDSTOREREMOVE=1` + `FDNAME=…`; `READY=1`; `NEXT=1` + `PATIENCE=…` and one fd;
+//! `SETTLED=1` + `LAUNCHER=…`.
 //! keeper → daemon: `LISTEN_FDNAMES=a:b` and as many fds; `START=1` when a new daemon has all there is.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -27,6 +29,10 @@ pub enum Word {
     Store(String, OwnedFd),
     Remove(String),
     Ready,
+    /// The command line of the daemon that is to come next, and how long it may take to settle.
+    Next(OwnedFd, Duration),
+    /// Machine and guest are there; the launcher that is the daemon's.
+    Settled(String),
     /// Something a newer daemon may say.
     Nothing,
 }
@@ -124,12 +130,16 @@ fn send_text(socket: &OwnedFd, text: &str, flags: SendFlags) -> Result<(), Errno
 }
 
 fn understand(text: &str, fd: Option<OwnedFd>) -> Word {
-    let name = || text.lines().find_map(|line| line.strip_prefix("FDNAME=")).map(str::to_owned);
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
+    let name = || value("FDNAME=");
+    let patience = || value("PATIENCE=").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     let says = |line: &str| text.lines().any(|said| said == line);
     match (name(), fd) {
         (Some(name), Some(fd)) if says("FDSTORE=1") => Word::Store(name, fd),
         (Some(name), None) if says("FDSTOREREMOVE=1") => Word::Remove(name),
         (None, None) if says("READY=1") => Word::Ready,
+        (None, Some(argv)) if says("NEXT=1") => patience().map_or(Word::Nothing, |patience| Word::Next(argv, patience)),
+        (None, None) if says("SETTLED=1") => value("LAUNCHER=").map_or(Word::Nothing, Word::Settled),
         _ => Word::Nothing,
     }
 }
@@ -144,11 +154,15 @@ mod tests {
         assert!(matches!(understand("FDSTORE=1\nFDNAME=listen", fd()), Word::Store(name, _) if name == "listen"));
         assert!(matches!(understand("FDSTOREREMOVE=1\nFDNAME=c1", None), Word::Remove(name) if name == "c1"));
         assert!(matches!(understand("READY=1", None), Word::Ready));
+        assert!(matches!(understand("NEXT=1\nPATIENCE=9", fd()), Word::Next(_, span) if span.as_secs() == 9));
+        assert!(matches!(understand("SETTLED=1\nLAUNCHER=/l", None), Word::Settled(path) if path == "/l"));
     }
 
     #[test]
     fn what_is_not_understood_does_nothing() {
-        for text in ["", "FDSTORE=1\nFDNAME=x", "FDNAME=x", "STATUS=fine", "FDSTORE=1"] {
+        for text in
+            ["", "FDSTORE=1\nFDNAME=x", "FDNAME=x", "STATUS=fine", "FDSTORE=1", "NEXT=1\nPATIENCE=9", "SETTLED=1"]
+        {
             assert!(matches!(understand(text, None), Word::Nothing), "{text:?}");
         }
     }

@@ -2,13 +2,16 @@
 //!
 //! Begun by the first daemon, which talks to it over the SEQPACKET socket FD. It owns no state of the pod: it holds named fds, accepts
 //! containerd's connections, and gives everything to whichever daemon is there. A daemon that dies while the pod stops, or again and
-//! again, is not started anew: then this program becomes `undo`. Must never happen: a connection that only the daemon holds; two
+//! again, is not started anew: then this program becomes `undo`. A daemon of another installation is tried in its place, and the keeper becomes
+//! that installation's when it has settled. Must never happen: a connection that only the daemon holds; two
 //! daemons at once; a daemon that runs and is not in the ledger.
 
 mod child;
 mod control;
 mod options;
+mod relay;
 mod store;
+mod trial;
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -25,24 +28,33 @@ use rustix::net::{SocketFlags, accept_with};
 use crate::failure::{During, Failure, Outcome};
 use crate::ledger::{Append, Ledger, PodDir, Who};
 use crate::posix;
-use crate::process::Identity;
+use crate::process::{self, Identity};
 use crate::spawn::own_path;
 use child::Child;
 use control::{Control, Word};
 use options::Options;
 use store::{LISTEN, Store};
+use trial::Trial;
 
 /// Not accepting for so long after the host had no fd left.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Run until the pod ends; then this process is its `undo`.
 pub fn run(words: &[String]) -> Outcome<()> {
-    let options = Options::parse(words)?;
+    let mut options = Options::parse(words)?;
     posix::reap_by_itself();
     let first = daemon_of(&options.pod)?;
     let pidfd = first.open().during("keep", first.pid)?;
     let control = Control::new(options.control()?);
-    let mut keeper = Keeper::new(&options, control, pidfd);
+    let goes_on = options.goes_on();
+    let mut store = Store::new(options.next_connection);
+    for (name, fd) in options.inherited()? {
+        store.put(name, fd);
+    }
+    let mut keeper = Keeper::new(&mut options, store, control, pidfd);
+    if goes_on {
+        keeper.prepare_spare();
+    }
     keeper.keep()
 }
 
@@ -55,7 +67,7 @@ fn daemon_of(pod: &Path) -> Outcome<Identity> {
 }
 
 struct Keeper<'a> {
-    options: &'a Options,
+    options: &'a mut Options,
     store: Store,
     /// To the daemon that serves.
     control: Control,
@@ -63,6 +75,10 @@ struct Keeper<'a> {
     daemon: Option<OwnedFd>,
     /// The next daemon, begun and waiting to be told that it is one.
     spare: Option<Child>,
+    /// Another installation's daemon, which is to come next, or is there and has not settled.
+    trial: Option<Trial>,
+    /// The launcher whose keeper we are to become.
+    relay: Option<String>,
     /// When the last daemons died.
     deaths: VecDeque<Instant>,
     /// Connections are not accepted before.
@@ -78,9 +94,9 @@ struct Ready {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(options: &'a Options, control: Control, daemon: Option<OwnedFd>) -> Self {
-        let store = Store::new(options.next_connection);
-        Self { options, store, control, daemon, spare: None, deaths: VecDeque::new(), accept_after: None }
+    fn new(options: &'a mut Options, store: Store, control: Control, daemon: Option<OwnedFd>) -> Self {
+        let deaths = VecDeque::new();
+        Self { options, store, control, daemon, spare: None, trial: None, relay: None, deaths, accept_after: None }
     }
 
     fn keep(&mut self) -> Outcome<()> {
@@ -97,6 +113,8 @@ impl<'a> Keeper<'a> {
             if ready.connection {
                 self.accept();
             }
+            self.end_overdue();
+            self.go_on_as_another();
         }
     }
 
@@ -112,7 +130,8 @@ impl<'a> Keeper<'a> {
         let connection = watch(&mut fds, listening, PollFlags::IN);
         // A daemon that had died before we opened it has no pidfd to show: its death is known, so nothing is waited for.
         let known = self.daemon.is_none().then_some(Duration::ZERO);
-        let timeout = known.or(pause.filter(|left| !left.is_zero())).map(timespec);
+        let overdue = self.trial.as_ref().and_then(Trial::left);
+        let timeout = [known, pause.filter(|left| !left.is_zero()), overdue].into_iter().flatten().min().map(timespec);
         match poll(&mut fds, timeout.as_ref()) {
             Err(Errno::INTR) => return Ok(Ready::default()),
             result => result.during("keep", "wait")?,
@@ -128,6 +147,8 @@ impl<'a> Keeper<'a> {
                 Word::Store(name, fd) => self.hold(name, fd)?,
                 Word::Remove(name) => self.store.remove(&name),
                 Word::Ready => self.prepare_spare(),
+                Word::Next(argv, patience) => self.prepare_trial(&argv, patience),
+                Word::Settled(launcher) => self.settle(launcher),
                 Word::Nothing => {}
             }
         }
@@ -146,7 +167,7 @@ impl<'a> Keeper<'a> {
 
     /// Begin the next daemon ahead, if that is wanted. One that cannot be begun now is begun when it is needed.
     fn prepare_spare(&mut self) {
-        if self.options.spare && self.spare.is_none() {
+        if self.options.spare && self.spare.is_none() && self.trial.is_none() {
             self.spare = Child::begin(&self.options.argv, &self.options.pod).ok();
         }
     }
@@ -156,21 +177,39 @@ impl<'a> Keeper<'a> {
         if self.is_over()? {
             return Err(self.become_undo());
         }
-        let spare = self.spare.take().filter(Child::is_there);
-        let child = match spare {
-            Some(child) => child,
-            None => Child::begin(&self.options.argv, &self.options.pod)?,
-        };
+        let child = self.next_daemon()?;
         self.record(&child)?;
         let (control, pidfd) = child.let_go(&self.store)?;
         (self.control, self.daemon) = (Control::new(control), pidfd);
         Ok(())
     }
 
+    fn next_daemon(&mut self) -> Outcome<Child> {
+        if self.trial.as_ref().is_some_and(Trial::is_begun) {
+            eprintln!(
+                "keep: {}: the daemon on trial has not settled; back to the one before",
+                self.options.pod.display()
+            );
+            (self.trial, self.spare) = (None, None);
+        }
+        let spare = self.spare.take().filter(Child::is_there);
+        if let Some(trial) = &mut self.trial {
+            trial.begin();
+            match spare.map_or_else(|| Child::begin(&trial.argv, &self.options.pod), Ok) {
+                Ok(child) => return Ok(child),
+                Err(failure) => eprintln!("{failure}"),
+            }
+            self.trial = None;
+            return Child::begin(&self.options.argv, &self.options.pod);
+        }
+        spare.map_or_else(|| Child::begin(&self.options.argv, &self.options.pod), Ok)
+    }
+
     /// Whether no further daemon is to come: the pod is stopping, or gone, or its daemons die too fast.
     fn is_over(&mut self) -> Outcome<bool> {
         let now = Instant::now();
-        self.deaths.push_back(now);
+        // One that makes room for the next, or is on trial, is not a daemon that fails.
+        self.deaths.extend(self.trial.is_none().then_some(now));
         while self.deaths.front().is_some_and(|first| now.duration_since(*first) > self.options.within) {
             self.deaths.pop_front();
         }
@@ -198,6 +237,47 @@ impl<'a> Keeper<'a> {
         let ledger = Ledger::read(&dir)?.ok_or_else(missing)?;
         let n = ledger.number_of("daemon").ok_or_else(missing)?;
         Append::open(&dir, Who::Keeper)?.ok_or_else(missing)?.made_process(n, child.process)
+    }
+
+    /// What is begun ahead from now on is of the other installation.
+    fn prepare_trial(&mut self, argv: &OwnedFd, patience: Duration) {
+        match Trial::of(argv, patience) {
+            Ok(trial) => {
+                self.spare = Child::begin(&trial.argv, &self.options.pod).ok();
+                self.trial = Some(trial);
+            }
+            Err(error) => eprintln!("keep: read the next daemon's command line: {error}"),
+        }
+    }
+
+    /// The daemon on trial stays: later ones are like it, and so is their keeper.
+    fn settle(&mut self, launcher: String) {
+        let Some(trial) = self.trial.take_if(|trial| trial.is_begun()) else { return };
+        self.options.argv = trial.argv;
+        self.relay = own_path().ok().filter(|own| own.as_path() != Path::new(&launcher)).map(|_| launcher);
+        if self.relay.is_none() {
+            self.prepare_spare();
+        }
+    }
+
+    /// A daemon on trial that does not settle is not waited for for ever.
+    fn end_overdue(&self) {
+        let overdue = self.trial.as_ref().and_then(Trial::left).is_some_and(|left| left.is_zero());
+        if let Some(daemon) = self.daemon.as_ref().filter(|_| overdue) {
+            let _ = process::kill(daemon, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// As soon as the daemon has all that it is to have from us.
+    fn go_on_as_another(&mut self) {
+        if self.control.has_unsent() || self.daemon.is_none() {
+            return;
+        }
+        if let (Some(launcher), Some(control)) = (self.relay.take(), self.control.open()) {
+            let failure = relay::become_keeper(&launcher, self.options, &self.store, control);
+            eprintln!("{failure}; this keeper stays");
+            self.prepare_spare();
+        }
     }
 
     /// The last act; comes back only when that failed.

@@ -9,7 +9,7 @@ use rustix::fd::{FromRawFd, OwnedFd};
 use crate::failure::{During, Failure, Outcome};
 use crate::pod::is_plain;
 
-/// `FD --pod-dir POD [--next-connection N] [--deaths N] [--within SECONDS] [--spare] -- ARGV…`
+/// `FD --pod-dir POD [--next-connection N] [--deaths N] [--within SECONDS] [--spare] [--held NAME=FD,…] -- ARGV…`
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     fd: i32,
@@ -20,6 +20,8 @@ pub struct Options {
     pub within: Duration,
     /// The next daemon is begun while this one lives.
     pub spare: bool,
+    /// What an earlier keeper held that has become this one; None when a daemon has begun it.
+    held: Option<Vec<(String, i32)>>,
     pub argv: Vec<CString>,
 }
 
@@ -34,6 +36,7 @@ impl Options {
             deaths: 10,
             within: Duration::from_secs(10),
             spare: false,
+            held: None,
             argv: Vec::new(),
         };
         while let Some(option) = words.next() {
@@ -44,6 +47,7 @@ impl Options {
                     break;
                 }
                 "--spare" => options.spare = true,
+                "--held" => options.held = Some(held(words.next())?),
                 "--pod-dir" => options.pod = number::<PathBuf>(option, words.next())?,
                 "--next-connection" => options.next_connection = number(option, words.next())?,
                 "--deaths" => options.deaths = number(option, words.next())?,
@@ -67,6 +71,45 @@ impl Options {
         rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC).during("keep", "control socket")?;
         Ok(control)
     }
+
+    /// Whether an earlier keeper has become this one: then a daemon serves already.
+    pub fn goes_on(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// What an earlier keeper held; to be taken once.
+    pub fn inherited(&self) -> Outcome<Vec<(String, OwnedFd)>> {
+        let mut owned = Vec::new();
+        for (name, fd) in self.held.iter().flatten() {
+            // SAFETY: the numbers were handed to us to own, and nothing in this process has opened fds of these numbers.
+            let fd = unsafe { OwnedFd::from_raw_fd(*fd) };
+            rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).during("keep", name)?;
+            owned.push((name.clone(), fd));
+        }
+        Ok(owned)
+    }
+
+    /// The options anew, for a keeper that goes on in our place.
+    pub fn words(&self, next_connection: u64) -> Vec<String> {
+        let mut words = vec!["--pod-dir".to_owned(), self.pod.display().to_string()];
+        words.extend(["--next-connection".to_owned(), next_connection.to_string()]);
+        words.extend(["--deaths".to_owned(), self.deaths.to_string()]);
+        words.extend(["--within".to_owned(), self.within.as_secs().to_string()]);
+        words.extend(self.spare.then(|| "--spare".to_owned()));
+        words
+    }
+}
+
+/// `NAME=FD,…`
+fn held(list: Option<&String>) -> Outcome<Vec<(String, i32)>> {
+    let wrong = || Failure::new("read keep", "--held", "want NAME=FD,…");
+    let list = list.ok_or_else(wrong)?.split(',').filter(|one| !one.is_empty());
+    list.map(|one| {
+        let (name, fd) = one.rsplit_once('=').ok_or_else(wrong)?;
+        let fd = fd.parse().ok().filter(|fd| *fd > 2).ok_or_else(wrong)?;
+        Ok((name.to_owned(), fd))
+    })
+    .collect()
 }
 
 fn number<T: std::str::FromStr>(option: &str, word: Option<&String>) -> Outcome<T> {
@@ -91,7 +134,20 @@ mod tests {
     }
 
     #[test]
+    fn a_keeper_that_goes_on() {
+        let got = parse("7 --pod-dir /p --deaths 3 --spare --held listen=8,c1=9 -- a");
+        let got = got.unwrap_or_else(|failure| unreachable!("{failure}"));
+        assert_eq!(got.held, Some(vec![("listen".to_owned(), 8), ("c1".to_owned(), 9)]));
+        assert!(got.goes_on());
+        let words = got.words(2).join(" ");
+        assert_eq!(words, "--pod-dir /p --next-connection 2 --deaths 3 --within 10 --spare");
+    }
+
+    #[test]
     fn what_is_refused() {
+        for line in ["7 --pod-dir /p --held c1=2 -- a", "7 --pod-dir /p --held c1 -- a"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
         for line in ["", "x", "7", "7 --pod-dir p -- a", "7 --pod-dir /p", "7 --pod-dir /p --loud -- a"] {
             assert!(parse(line).is_err(), "{line}");
         }

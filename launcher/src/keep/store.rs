@@ -21,6 +21,11 @@ impl Store {
         Self { held: Vec::new(), next }
     }
 
+    /// The number of the next connection.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     pub fn get(&self, name: &str) -> Option<&OwnedFd> {
         self.held.iter().find(|(held, _)| held == name).map(|(_, fd)| fd)
     }

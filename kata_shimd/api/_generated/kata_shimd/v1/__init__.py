@@ -3,7 +3,14 @@
 # plugin: python-betterproto2
 # This file has been @generated
 
-__all__ = ("AbandonRequest",)
+__all__ = (
+    "AbandonRequest",
+    "ContainerState",
+    "DescribeRequest",
+    "DescribeResponse",
+    "UpgradeRequest",
+    "UpgradeResponse",
+)
 
 from dataclasses import dataclass
 
@@ -21,3 +28,76 @@ class AbandonRequest(betterproto2.Message):
 
 
 default_message_pool.register_message("kata_shimd.v1", "AbandonRequest", AbandonRequest)
+
+
+@dataclass(eq=False, repr=False)
+class ContainerState(betterproto2.Message):
+    id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    status: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("kata_shimd.v1", "ContainerState", ContainerState)
+
+
+@dataclass(eq=False, repr=False)
+class DescribeRequest(betterproto2.Message):
+    pass
+
+
+default_message_pool.register_message("kata_shimd.v1", "DescribeRequest", DescribeRequest)
+
+
+@dataclass(eq=False, repr=False)
+class DescribeResponse(betterproto2.Message):
+    pid: "int" = betterproto2.field(1, betterproto2.TYPE_INT32)
+
+    version: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    python: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Of the installation: the interpreter and the launcher.
+    """
+
+    launcher: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+
+    kept: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+    """
+    Whether another daemon could go on in its place: there is a keeper.
+    """
+
+    settled: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)
+    """
+    Whether it has its machine, and the guest's agent has answered.
+    """
+
+    containers: "list[ContainerState]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("kata_shimd.v1", "DescribeResponse", DescribeResponse)
+
+
+@dataclass(eq=False, repr=False)
+class UpgradeRequest(betterproto2.Message):
+    python: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    launcher: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    patience: "int" = betterproto2.field(3, betterproto2.TYPE_INT32)
+    """
+    The new daemon must have settled within so many seconds, or this one's like is begun again.
+    """
+
+
+default_message_pool.register_message("kata_shimd.v1", "UpgradeRequest", UpgradeRequest)
+
+
+@dataclass(eq=False, repr=False)
+class UpgradeResponse(betterproto2.Message):
+    version: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    What the other installation says it is.
+    """
+
+
+default_message_pool.register_message("kata_shimd.v1", "UpgradeResponse", UpgradeResponse)

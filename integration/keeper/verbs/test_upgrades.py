@@ -1,0 +1,56 @@
+"""A pod that is handed on to another installation while a daemon, the old or the new, dies at the k-th durable step of it."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from integration.harness.waiting import eventually
+from integration.keeper.verbs.client import PATIENCE, Caller
+from integration.keeper.verbs.stage import Stage, with_standin
+from integration.keeper.verbs.test_ends import finish, running, state
+from integration.keeper.verbs.test_verbs import STEPS
+from kata_shimd import wire
+from kata_shimd.api import pod as pb
+from kata_shimd.api.descriptors import MethodDescriptor
+from kata_shimd.api.services import pod as rpcs
+from kata_shimd.ttrpc import RpcError
+
+
+async def call(caller: Caller, rpc: MethodDescriptor, request) -> object:
+    async with asyncio.timeout(PATIENCE):
+        return wire.decode(rpc.response, await caller.client.call(rpc.service, rpc.name, wire.encode(request)))
+
+
+async def moved(caller: Caller, asked: pb.UpgradeRequest) -> None:
+    """A new daemon that dies on trial is followed by one of the old, as it should be: then it is asked for again."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = await call(caller, rpcs.DESCRIBE, pb.DescribeRequest())
+            if found.settled and found.launcher == asked.launcher:
+                return
+            with suppress(RpcError):  # the old one is about to go
+                await call(caller, rpcs.UPGRADE, asked)
+            await asyncio.sleep(0.05)  # daemons come and go by themselves
+
+
+@pytest.mark.parametrize("k", STEPS)
+def test_the_pod_has_a_daemon_whoever_dies(stage: Stage, k: int) -> None:
+    stage.shim.start("pod", **stage.env).ok()
+    eventually("the boot", stage.booted, within=PATIENCE)
+    launcher = with_standin(stage.root / "other")
+    asked = pb.UpgradeRequest(python=str(launcher.with_name("python3")), launcher=str(launcher), patience=60)
+
+    async def body() -> None:
+        async with running(stage) as (caller, ended):
+            stage.arm(k)
+            await call(caller, rpcs.UPGRADE, asked)
+            await moved(caller, asked)
+            stage.die.unlink(missing_ok=True)
+            assert await state(caller) == 2
+            stage.guest.finish("pod", 5)
+            assert await ended == 5
+            await finish(stage, caller)
+
+    asyncio.run(body())
+    assert stage.guest.sessions == 1, "the guest never saw it"
