@@ -37,6 +37,7 @@ class Kind(StrEnum):
     NETNS = "netns"
     LINK = "link"
     QDISC = "qdisc"
+    UNIT = "unit"
 
 
 class Phase(StrEnum):

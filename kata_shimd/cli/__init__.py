@@ -43,6 +43,7 @@ VERBS: Final = (
     Verb("qmp", "ask a live pod's QEMU by its second monitor", "kata_shimd.cli.qmp"),
     Verb("guest", "build and list guests (kernel and images)", "kata_shimd.image.cli"),
     Verb("config", "show and check the configuration", "kata_shimd.cli.config"),
+    Verb("systemd", "make pods units of systemd's on this node, or no longer", "kata_shimd.cli.systemd"),
     Verb("zygote", "serve forks of a warm daemon, for starts in milliseconds", "kata_shimd.cli.zygote"),
     Verb("version", "print versions", "kata_shimd.cli.version"),
 )

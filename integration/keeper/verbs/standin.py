@@ -55,6 +55,13 @@ class Standin:
     def kill(self) -> None:
         self._process.kill()
 
+    @property
+    def ended(self) -> bool:
+        return self._end.done()
+
+    async def answers(self) -> None:
+        return None
+
     async def settle(self) -> None:
         return None
 
