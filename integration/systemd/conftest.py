@@ -30,7 +30,7 @@ def leaves_nothing(systemd: Systemd) -> Iterator[None]:
     """No process, unit, drop-in or mount outlives its test."""
     before = picture(systemd)
     yield
-    eventually("nothing left", lambda: picture(systemd) == before or print(picture(systemd)), within=10 * SCALE)
+    eventually("nothing left", lambda: picture(systemd) == before, within=10 * SCALE)
 
 
 def picture(systemd: Systemd) -> tuple[object, ...]:

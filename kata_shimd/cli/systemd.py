@@ -41,6 +41,8 @@ FileDescriptorStoreMax=4096
 KillMode=process
 TimeoutStartSec=90
 TimeoutStopSec=90
+# A daemon that hangs says where (daemon.stderr) and dies of SIGABRT at once; one that cannot even do that is killed.
+TimeoutAbortSec=5
 WatchdogSec=60
 # One worse than containerd's.
 OOMScoreAdjust=-998
