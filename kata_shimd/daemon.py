@@ -145,6 +145,7 @@ async def _serve(
     served: asyncio.Event,
     notifier: Notifier | None,
 ) -> None:
+    kept = keeping(loaded.config.shimd.keeper, in_unit=notifier is not None)
     die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
     ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at)
     journal = Journal(
@@ -166,7 +167,7 @@ async def _serve(
     try:
         async with asyncio.TaskGroup() as group:
             survival = None
-            if (kept := keeping(loaded.config.shimd.keeper, in_unit=notifier is not None)) is not Keeping.OFF:
+            if kept is not Keeping.OFF:
                 systemd = notifier if kept is Keeping.SYSTEMD else None
                 survival = Survival(arguments, loaded.config, ledger, inherited, systemd)
             parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy(), survival, notifier)

@@ -8,7 +8,7 @@ import pytest
 
 from integration.conftest import PREFIX
 from integration.harness.scale import SCALE
-from integration.harness.waiting import eventually
+from integration.harness.waiting import TooLate, eventually
 from integration.systemd.manager import Systemd
 from integration.systemd.stage import UnitStage, install
 
@@ -30,7 +30,13 @@ def leaves_nothing(systemd: Systemd) -> Iterator[None]:
     """No process, unit, drop-in or mount outlives its test."""
     before = picture(systemd)
     yield
-    eventually("nothing left", lambda: picture(systemd) == before, within=10 * SCALE)
+    try:
+        eventually("nothing left", lambda: picture(systemd) == before, within=10 * SCALE)
+    except TooLate:
+        after = picture(systemd)
+        systemd.run(["systemctl", "kill", "--signal=KILL", "kata-pod@*"])
+        systemd.run(["systemctl", "stop", "kata-pod@*"])
+        pytest.fail(f"before: {before}\nafter: {after}\n{systemd.journal('--unit', 'kata-pod@*')}", pytrace=False)
 
 
 def picture(systemd: Systemd) -> tuple[object, ...]:

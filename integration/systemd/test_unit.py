@@ -80,7 +80,7 @@ def test_an_end_while_no_daemon_is_there(stage: UnitStage) -> None:
     eventually("nothing left", stage.is_gone, within=PATIENCE)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize("k", [1, 3, 8])
 def test_every_verb_is_carried_out_once(stage: UnitStage, k: int) -> None:
     started(stage)
 
