@@ -31,6 +31,7 @@ from kata_shimd.host.stdio import HostStreams
 from kata_shimd.journal import Journal
 from kata_shimd.ledger import Ledger, Phase
 from kata_shimd.net.network import PodNetwork
+from kata_shimd.notify import Notifier
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod import storage
 from kata_shimd.pod.pod import Pod, South
@@ -63,6 +64,8 @@ class Parts:
     environ: Mapping[str, str]
     #: What outlives the daemon, if anything does.
     survival: Survival | None = None
+    #: The systemd whose unit the daemon is, if it is one.
+    notifier: Notifier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Shim:
     calls: set[Boundary]
     #: How long the last events, and then the last replies, may take on the way out.
     teardown_step: float
+    #: Comes back when the machine, if there is one by now, does what it is told.
+    answers: Callable[[], Awaitable[None]]
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -172,7 +177,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     if survival is not None:
         survival.restore(pod, booter.agent)
     parts.group.create_task(publisher.run(), name="publisher")
-    return Shim(pod, server, publisher, calls, timeouts.teardown_step)
+    return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers)
 
 
 def _accepting(journal: Journal, trouble: str) -> None:
@@ -239,6 +244,12 @@ class Booter:
         deadlines = agent_deadlines(timeouts)
         #: Not attached before the boot is over.
         self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
+        self._vm: machine.Machine | None = None
+
+    async def answers(self) -> None:
+        """:raises ShimError: the machine is there and does not do what it is told"""
+        if self._vm is not None and not self._vm.ended:
+            await self._vm.answers()
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
         """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
@@ -260,6 +271,7 @@ class Booter:
         if survival is not None:
             survival.set_booted()
             survival.settle()
+        self._vm = vm
         self._parts.journal.write("agent-ready")
         if network is not None:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")

@@ -45,7 +45,10 @@ _ITS_END: Final = f"exit code {ENDED_WITH}"
 _NOBODY_CALLS: Final = (
     "containerd calls nothing after a `start` that failed; the next `start` or `delete` of the id undoes it"
 )
-_ENDED_IN_START: Final = "containerd kills its `start` when it is stopped, which leaves the pod's empty lock; the next `start` or `delete` removes it"
+_ENDED_IN_START: Final = (
+    "containerd kills its `start` when it is stopped, which leaves the pod's empty lock; the next `start` or `delete` of the id "
+    "removes it"
+)
 #: Two failures at once: with the daemon dead, the `delete` that containerd runs for it is killed too.
 _TWICE: Final = (
     "both the daemon and the `delete` that was to clean up after it were killed; the next `start` or `delete` undoes it"

@@ -21,7 +21,8 @@ _STEP: Final = "make control group"
 
 
 def make(ledger: Ledger, cgroups_path: str) -> tuple[Path, ...]:
-    """Make the pod's group, or take it over from an earlier daemon, and move into it. A group above that is missing is made and stays, for it is the pods' in common.
+    """Make the pod's group, or take it over from an earlier daemon, and move into it. A group above that is missing is made and
+    stays, for it is the pods' in common.
 
     :param cgroups_path: the sandbox's `linux.cgroupsPath`
     :returns: its directory in every hierarchy; in each of them a process has to join

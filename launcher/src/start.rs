@@ -27,8 +27,9 @@ use crate::ledger::{Append, Ledger, PodDir};
 use crate::lock::Lock;
 use crate::pod::{Pod, run_from_environment};
 use crate::process::{Identity, has_ended};
-use crate::spawn::{Daemon, Held, own_path, python};
+use crate::spawn::{Daemon, Held, environment_with, own_path, python};
 use crate::undo::{POD, Undo};
+use crate::unit;
 use crate::words::last_words;
 
 /// The daemon says it serves within this, or it has failed.
@@ -137,7 +138,8 @@ impl Start<'_> {
     /// Take away all there is of the pod; fails with what would not go.
     fn undo(&self) -> Outcome<()> {
         let dir = self.pod.dir();
-        let undo = Undo { pod: &dir, scope: POD, deadline: Deadline::after(UNDO_BUDGET), caller: None };
+        let deadline = Deadline::after(UNDO_BUDGET);
+        let undo = Undo { pod: &dir, scope: POD, deadline, caller: None, in_unit: false };
         match undo.run()? {
             left if left.is_empty() => Ok(()),
             left => Err(Failure::new("undo", dir.display(), format!("{} things would not go", left.len())).quote(left)),
@@ -162,7 +164,12 @@ impl Start<'_> {
         let listen = listen_at(&self.pod.socket())?;
         let (ready, daemon) = self.daemon(listen)?;
         let n = ledger.plan(json!({"kind": "process", "what": "daemon"}))?;
-        let held = daemon.begin(self.pod.run())?;
+        let held = if unit::wanted() {
+            let what = format!("{}/{}", self.args.namespace, self.sandbox);
+            unit::begin(&daemon, self.pod, &mut ledger, &what, self.bundle.slice().as_deref())?
+        } else {
+            daemon.begin(self.pod.run())?
+        };
         ledger.made_process(n, held.process)?;
         self.await_ready(held, &ready)
     }
@@ -174,6 +181,8 @@ impl Start<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
         let daemon = Daemon {
             argv: self.argv()?,
+            environ: environment_with(&[])?,
+            in_unit: false,
             null: openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
                 .during("open", "/dev/null")?,
             stderr: openat(CWD, &stderr, flags, Mode::from_raw_mode(0o600)).during("make", stderr.display())?,
