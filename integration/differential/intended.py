@@ -309,6 +309,21 @@ LIVES: Final[tuple[Life, ...]] = (
         reason="The guest agent runs execs in running containers only.",
     ),
     Life(
+        name="create-after-bad-streams",
+        rpcs=("Create",),
+        when={
+            "state": ("absent",),
+            "made": ("bad-stdio",),
+            "flaw": ("no",),
+            "program": ("sleep", "trap", "cat", "exit"),
+        },
+        runc=Turn("the id stays used by what the first one left: `UNKNOWN`", "UNKNOWN", state="absent"),
+        ours=Turn("it is created", "OK", state="created"),
+        scope=Scope.CONTAINER,
+        situation="once more, after one with a terminal and a stream of an unknown scheme",
+        reason="A Create that fails leaves nothing; runc's shim forgets the container that it could not give a console.",
+    ),
+    Life(
         name="create-from-checkpoint",
         rpcs=("Create",),
         when={"flaw": ("checkpoint",), "state": ("absent",)},
