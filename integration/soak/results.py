@@ -40,11 +40,12 @@ def shown(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _keep(half: str, measured: Mapping[str, Any]) -> None:
-    every = {**kept(), half: {"when": _when(), **measured}}
+    every = {**kept(), half: {"when": when(), **measured}}
     _FILE.write_text(json.dumps(every, indent=1) + "\n")
 
 
-def _when() -> str:
+def when() -> str:
+    """Today, and the versions that a result is of."""
     today, accelerator = datetime.now(UTC).date().isoformat(), accel.choose(accel.Setting.AUTO).accelerator
     said = [_first_line(*argv) for argv in (("containerd", "--version"), ("qemu-system-x86_64", "--version"))]
     own = f"kata-shimd {__version__}, Python {platform.python_version()}"
