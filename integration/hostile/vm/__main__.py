@@ -14,9 +14,7 @@ from integration.hostile.vm.play import Result, play
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="what is seen when the agent of a running container turns hostile")
-    parser.add_argument(
-        "--only", type=re.compile, help="attacks that this pattern is found in, as extent/name; no page"
-    )
+    parser.add_argument("--only", type=re.compile, help="attacks that this pattern is found in, as extent/name")
     arguments = parser.parse_args()
     process.become_subreaper()
     rows = [row for row in ROWS if not arguments.only or arguments.only.search(f"{row.extent}/{row.name}")]
@@ -24,8 +22,7 @@ def main() -> int:
         results = []
         for number, row in enumerate(rows):
             results.append(_play(stage, scene, row, f"hostile-{number}"))
-            if not arguments.only:
-                page.keep(results)  # each time, so that a run that is cut short has not been for nothing
+            page.keep(results)  # each time, so that a run that is cut short has not been for nothing
     return 1 if any(result.complaints for result in results) else 0
 
 

@@ -35,14 +35,16 @@ noticed, and a Delete waited three minutes for output that could not come.
 
 
 def keep(results: Sequence[Result]) -> None:
-    """Keep them, and write the page."""
-    kept = {"when": when(), "rows": [asdict(result) for result in results]}
-    _FILE.write_text(json.dumps(kept, indent=1) + "\n")
-    PATH.write_text(render(kept))
+    """Keep them in the place of earlier ones of the same rows, and write the page."""
+    rows = {(row["extent"], row["name"]): row for row in (*kept()["rows"], *map(asdict, results))}
+    known = [rows[row.extent, row.name] for row in ROWS if (row.extent, row.name) in rows]
+    every = {"when": when(), "rows": known}
+    _FILE.write_text(json.dumps(every, indent=1) + "\n")
+    PATH.write_text(render(every))
 
 
 def kept() -> Mapping[str, Any]:
-    return dict(json.loads(_FILE.read_text()))
+    return dict(json.loads(_FILE.read_text())) if _FILE.exists() else {"rows": []}
 
 
 def render(results: Mapping[str, Any]) -> str:
