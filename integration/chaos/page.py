@@ -89,7 +89,7 @@ def _details(results: Results) -> Iterator[str]:
         yield ""
         for moment in Moment:
             if (result := results.get((victim, moment))) and result.complaints:
-                yield from (f"- FAILED, {moment}: {_plain(complaint)}" for complaint in result.complaints)
+                yield from (f"- FAILED, {moment}: {plain(complaint)}" for complaint in result.complaints)
                 yield ""
 
 
@@ -102,11 +102,11 @@ def _row(results: Results, victim: Victim, moment: Moment) -> str:
     goes_on = "go on, and can be killed" if cell.survives else "are lost"
     if cell.leaves:
         goes_on += f"; something is left at first: {cell.leaves}"
-    why = f"{result.rule}: {_plain(result.sentence)}"
-    return f"| {moment} | {result.code} | {_plain(result.said) or '(nothing)'} | {why} | {goes_on} |"
+    why = f"{result.rule}: {plain(result.sentence)}"
+    return f"| {moment} | {result.code} | {plain(result.said) or '(nothing)'} | {why} | {goes_on} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """One line that fits a table."""
     line = " ".join(_LOGGED.sub("", text).split()).replace("|", "\\|").replace("<", "&lt;")
     return line if len(line) <= 220 else line[:220] + "…"

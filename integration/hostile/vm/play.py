@@ -25,8 +25,8 @@ from kata_shimd.errors import DeadlineExceeded, ShimError
 
 #: Seconds from Kill to the container's end: the guest's time to carry it out, then QEMU's to end.
 KILL_ENDS: Final = 2 * TIMEOUTS["kill"] * SCALE + 5.0
-#: MiB that a daemon may grow by, as `integration/hostile/agent` has it.
-MOST_MIB: Final = 64.0
+#: MiB that a daemon may grow by at its peak: the largest message, as frame, envelope and text, for each of a dozen calls at once.
+MOST_MIB: Final = 12 * 3 * 4.0
 #: Seconds between two questions for State.
 _OFTEN: Final = 0.1
 _TICKS: Final = "while :; do echo tick; sleep 1; done"
