@@ -1,7 +1,8 @@
 """``python -m integration.keeper [KILLS] [STREAM_KIB]``: the long form of `test_random`, 1000 deaths and streams of 32 MiB.
 
-In parts; each one's counts are added to what there is. ``--keep`` keeps them in results.json and docs/keeper.md after every part,
-and ``--resume`` goes on with what is kept. ``--minutes`` begins no further part after so long. Exit code 1 when there was a complaint.
+In parts; each one's counts are added to what there is. ``--keep`` keeps them in results.json and docs/keeper.md after every
+part, and ``--resume`` goes on with what is kept. ``--minutes`` begins no further part after so long. Exit code 1 when there was a
+complaint.
 """
 
 import argparse

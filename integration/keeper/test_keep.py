@@ -20,8 +20,8 @@ from kata_shimd.ledger import Kind, Ledger, Phase
 LAUNCHER = PREFIX / "bin/containerd-shim-kata-v2"
 SOON = 10.0 * SCALE
 
-#: Waits until it is told to serve, says what it was given, and serves until it is killed, or ends at once.
-DAEMON = """
+#: Waits until it is told to serve, says what it was given ...
+SAYS = """
 import json, os, pathlib, signal, sys
 from kata_shimd import fds
 held = fds.take_all(fds.adopt(os.environ)["keeper"])
@@ -31,6 +31,9 @@ said = {"pid": os.getpid(), "held": sorted(held), "files": {name: os.readlink(f"
 log = pathlib.Path(sys.argv[1])
 with log.open("a") as file:
     print(json.dumps(said), file=file)
+"""
+#: ... and serves until it is killed, or ends at once.
+DAEMON = f"""{SAYS}
 if len(sys.argv) == 2:
     signal.pause()
 """

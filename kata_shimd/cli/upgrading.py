@@ -50,7 +50,8 @@ async def move(pod: pods.Pod, python: str, launcher: str, patience: int) -> Outc
     if after is None:
         why = f"no daemon has settled; version {promised} was to come; kata-shimd why {pod.name}"
         return Outcome(pod.name, pod.sandbox_id, before.version, "", Result.UNKNOWN, why)
-    result = Result.UPGRADED if after.python == python else Result.BACK
+    is_new = (after.python, after.version) == (python, promised)
+    result = Result.UPGRADED if is_new else Result.BACK
     why = "" if result is Result.UPGRADED else _last_words(pod)
     return Outcome(pod.name, pod.sandbox_id, before.version, after.version, result, why)
 
