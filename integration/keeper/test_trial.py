@@ -17,7 +17,8 @@ from integration.keeper.test_keep import DAEMON, LAUNCHER, SAYS, SOON, Kept
 #: Serves and settles; the launcher that it names is its third word.
 SETTLES = f"""{SAYS}
 import socket
-socket.socket(fileno=fds.FIRST).send(f"SETTLED=1\\nLAUNCHER={{sys.argv[2]}}".encode())
+control = socket.socket(fileno=fds.FIRST)
+control.send(f"SETTLED=1\\nLAUNCHER={{sys.argv[2]}}".encode())
 signal.pause()
 """
 
@@ -55,15 +56,17 @@ def test_one_that_settles_stays_and_the_keeper_becomes_its_own(kept: Kept, tmp_p
     eventually("the other keeper", lambda: exe.readlink() == other, within=SOON)
     (first,) = begun(log)
     assert first["held"] == ["listen"] and kept.recorded() == first["pid"]
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(str(kept.pod / "shim.sock"))
-    found = find(first["pid"])
-    assert found is not None
-    found.kill()
-    eventually("a later daemon", lambda: len(begun(log)) == 2, within=SOON)
+    fds = Path(f"/proc/{kept.keeper.pid}/fd")
+    before = len(list(fds.iterdir()))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(kept.pod / "shim.sock"))
+        eventually("the connection and its journal", lambda: len(list(fds.iterdir())) >= before + 2, within=SOON)
+        found = find(first["pid"])
+        assert found is not None
+        found.kill()
+        eventually("a later daemon", lambda: len(begun(log)) == 2, within=SOON)
     assert begun(log)[1]["held"] == ["c1", "j1", "listen"], "all that was held, and what has come since"
     assert kept.daemons() == [], "none of the kind before"
-    client.close()
 
 
 @pytest.mark.parametrize(("last", "patience"), [("die", 60), ("pause", 1)], ids=["dies", "hangs"])
