@@ -30,6 +30,10 @@ FORMS: Final[Mapping[str, Form]] = {
         ("integration.fuzz", "--keep", "--seconds", "3600"),
         "10⁶ inputs for every target, an hour at most for each; writes docs/fuzzing.md; two hours",
     ),
+    "keeper": Form(
+        ("integration.keeper", "--keep"),
+        "1000 deaths of daemons under all kinds of load; writes docs/keeper.md; an hour",
+    ),
     "soak": Form(
         ("integration.soak", "--containers", "200", "--pods", "50", "--keep"),
         "200 containers in one pod, 50 pods in sequence; writes docs/soak.md; ten minutes",

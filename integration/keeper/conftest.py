@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.harness import image
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.pods import Pod, pod_hash
@@ -18,6 +19,16 @@ def kept(ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) -> Ctr:
     config = tmp_path_factory.mktemp("config") / "configuration.toml"
     config.write_text(CONFIG)
     return replace(ctr, config=config)
+
+
+@pytest.fixture
+def own(kept: Ctr, tmp_path: Path) -> Iterator[Ctr]:
+    """`kept` with a containerd that the test may kill: the session's would be missed."""
+    with Containerd(kept.containerd.host) as containerd:
+        made = replace(kept, containerd=containerd)
+        image.write_image(archive := tmp_path / "image.tar")
+        made("image", "import", archive).ok()
+        yield made
 
 
 @pytest.fixture

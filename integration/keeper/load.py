@@ -34,6 +34,8 @@ class Seen:
     calls: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    #: The host's, at each death.
+    loads: list[float] = field(default_factory=list)
 
     def note(self, what: str, done: Done, *, right: bool) -> None:
         self.calls[what] = self.calls.get(what, 0) + 1
@@ -83,6 +85,7 @@ class Load:
         except (LookupError, OSError, HostFailed):
             return  # between two daemons
         self.seen.kills += 1
+        self.seen.loads.append(round(os.getloadavg()[0], 1))
 
     def _repeat(self, act: Callable[[], None]) -> None:
         while not self._over.is_set():

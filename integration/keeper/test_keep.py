@@ -1,6 +1,7 @@
 """The launcher's keep mode alone: no machine, and daemons that are a few lines of script."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +21,8 @@ from kata_shimd.ledger import Kind, Ledger, Phase
 LAUNCHER = PREFIX / "bin/containerd-shim-kata-v2"
 SOON = 10.0 * SCALE
 
-#: Waits until it is told to serve, says what it was given, and serves until it is killed, or ends at once.
-DAEMON = """
+#: Waits until it is told to serve, says what it was given ...
+SAYS = """
 import json, os, pathlib, signal, sys
 from kata_shimd import fds
 held = fds.take_all(fds.adopt(os.environ)["keeper"])
@@ -31,6 +32,9 @@ said = {"pid": os.getpid(), "held": sorted(held), "files": {name: os.readlink(f"
 log = pathlib.Path(sys.argv[1])
 with log.open("a") as file:
     print(json.dumps(said), file=file)
+"""
+#: ... and serves until it is killed, or ends at once.
+DAEMON = f"""{SAYS}
 if len(sys.argv) == 2:
     signal.pause()
 """
@@ -39,7 +43,9 @@ if len(sys.argv) == 2:
 class Kept:
     """A pod directory, a keeper, and this test as its first daemon."""
 
-    def __init__(self, run: Path, *options: str, daemon: tuple[str, ...] = (), dead: bool = False) -> None:
+    def __init__(
+        self, run: Path, *options: str, daemon: tuple[str, ...] = (), dead: bool = False, launcher: Path = LAUNCHER
+    ) -> None:
         self.pod = run / "pods/00112233445566778899"
         self.log = run / "log"
         self.pod.mkdir(parents=True, mode=0o700)
@@ -54,7 +60,7 @@ class Kept:
         self.listener.listen()
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(SOON)
-        words = [LAUNCHER, "keep", str(theirs.fileno()), "--pod-dir", self.pod, *options, "--"]
+        words = [launcher, "keep", str(theirs.fileno()), "--pod-dir", self.pod, *options, "--"]
         argv = [*words, sys.executable, "-c", DAEMON, self.log, *daemon]
         self.keeper = subprocess.Popen(argv, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[2])
         theirs.close()
@@ -191,6 +197,24 @@ def test_a_pod_that_stops_is_undone_when_its_daemon_dies(kept: Kept) -> None:
     assert kept.keeper.wait(SOON) == 0
     assert not kept.pod.exists()
     assert kept.daemons() == []
+
+
+def test_a_pod_is_undone_by_a_launcher_that_was_written_over(tmp_path: Path) -> None:
+    """As an installation in the same place does it: the file that runs is no longer at its path."""
+    launcher = Path(shutil.copy2(LAUNCHER, tmp_path))
+    kept = Kept(tmp_path, launcher=launcher)
+    try:
+        kept.store("listen", kept.listener.fileno())
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(kept.pod / "shim.sock"))
+            kept.control.recv(4096)  # it runs
+        launcher.unlink()
+        kept.ledger.phase(Phase.STOPPING)
+        kept.die()
+        assert kept.keeper.wait(SOON) == 0
+        assert not kept.pod.exists()
+    finally:
+        kept.close()
 
 
 def test_daemons_that_die_at_once_are_given_up(tmp_path: Path) -> None:

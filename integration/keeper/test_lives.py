@@ -1,8 +1,13 @@
 """Whole lives of containers and execs while daemons die; and ends that come while no daemon is there."""
 
+import ctypes
+import fcntl
+import os
 import signal
+import socket
+import struct
 import subprocess
-import time
+import termios
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,11 +17,14 @@ import pytest
 from integration.harness import process
 from integration.harness.ctr import PATIENCE, Ctr
 from integration.harness.events import Events
-from integration.harness.pods import Pod
+from integration.harness.pods import Pod, pod_hash
 from integration.harness.waiting import eventually
 from integration.keeper.killing import REBORN, Noticed, Stopped, kill_daemon
 
 pytestmark = pytest.mark.vm
+
+libc = ctypes.CDLL(None)
+PIDFD_GETFD = 438
 
 
 @pytest.fixture
@@ -58,18 +66,26 @@ def test_verbs_after_a_death(kept: Ctr, container: str, pod_of: Callable[[str], 
 
 
 def test_an_end_while_no_daemon_is_there(
-    kept: Ctr, name: str, pod_of: Callable[[str], Pod], unnoticed: Noticed
+    kept: Ctr, name: str, pod_of: Callable[[str], Pod], unnoticed: Noticed, tmp_path: Path
 ) -> None:
-    """The keeper is stopped, so that nobody comes: the container ends by itself meanwhile."""
-    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", "echo up; sleep 3; exit 42", options=["--rm"]))
+    """The keeper is stopped, so that nobody comes: the container ends meanwhile, and the guest has said so."""
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    mount = f"type=bind,src={seen},dst=/seen,options=rbind:rw"
+    script = "echo up; until [ -e /seen/go ]; do sleep 0.1; done; exit 42"
+    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", script, options=["--rm", "--mount", mount]))
     try:
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == b"up\n"
         pod = pod_of(name)
         with Events(kept) as events:
-            with Stopped(pod.process("keeper")):
-                pod.process("daemon").kill()
-                time.sleep(6)  # what is waited for is seen by nobody: the guest's own clock has to pass
+            keeper = pod.process("keeper")
+            with Stopped(keeper):
+                daemon = pod.process("daemon")
+                daemon.kill()
+                eventually("the daemon's end", lambda: not daemon.alive(), within=REBORN)
+                (seen / "go").touch()
+                eventually("the guest's word of it", lambda: _said(keeper, pod) > 0, within=PATIENCE)
                 assert waiting.poll() is None
             assert waiting.wait(PATIENCE) == 42
             events.until(name, "/tasks/delete")
@@ -77,6 +93,45 @@ def test_an_end_while_no_daemon_is_there(
     finally:
         process.finish(waiting)
     unnoticed.deletions = 1
+
+
+def _said(keeper: process.Process, pod: Pod) -> int:
+    """Bytes that the guest's agent has said and nobody has taken: the channel is held by the keeper."""
+    pidfd = os.pidfd_open(keeper.pid)
+    try:
+        return sum(_unread(pidfd, int(fd.name), pod) for fd in Path(f"/proc/{keeper.pid}/fd").iterdir())
+    finally:
+        os.close(pidfd)
+
+
+def _unread(pidfd: int, number: int, pod: Pod) -> int:
+    fd = libc.syscall(PIDFD_GETFD, pidfd, number, 0)
+    try:
+        with socket.socket(fileno=fd) as channel:
+            if channel.getpeername() != str(pod.directory / "agent.sock"):
+                return 0
+            return struct.unpack("i", fcntl.ioctl(channel, termios.FIONREAD, bytes(4)))[0]
+    except OSError:  # no socket, or none with a peer
+        return 0
+
+
+def test_containerd_killed_while_no_daemon_is_there(own: Ctr, name: str) -> None:
+    """The next daemon finds its connection ended, and the next containerd finds the daemon."""
+    own.start(name, "sh", "-c", "while :; do sleep 86400; done")
+    pod = Pod(Path(own.containerd.host.run_dir), pod_hash(str(own.containerd.address), own.namespace, name))
+    with Stopped(pod.process("keeper")):
+        pod.process("daemon").kill()
+        own.containerd.kill()
+    own.containerd.start()
+    assert own.tasks()[name][1] == "RUNNING"
+    assert own.exec(name, "e1", "sh", "-c", "exit 6").code == 6
+    with Events(own) as events:
+        own.kill(name, "SIGTERM").ok()
+        own.kill(name, "SIGKILL")
+        ended = events.until(name, "/tasks/exit", within=PATIENCE)[-1]
+        assert ended.fields["exit_status"] in (137, 143)
+    own.remove(name)
+    eventually("nothing left of the pod", lambda: not pod.directory.exists(), within=PATIENCE)
 
 
 def test_the_machine_killed_while_no_daemon_is_there(kept: Ctr, name: str, pod_of: Callable[[str], Pod]) -> None:

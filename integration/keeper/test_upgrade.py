@@ -65,6 +65,7 @@ def test_a_pod_under_load_moves_and_nobody_notices(
             code, moved = upgrade(newer, container)
             assert (code, moved["result"]) == (0, "upgraded"), moved
         assert listed.failures() == []
+        print(f"\n{len(listed.calls)} listings during an upgrade, the longest {listed.longest():.2f} s")
         running.stdin.write(b"through another version\n")
         running.stdin.flush()
         assert running.stdout.readline() == b"through another version\n"

@@ -1,17 +1,12 @@
 """What the last run of each half measured, kept beside them as ``results.json`` and shown by `page`: a half can be run alone."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from integration.harness import revision
+from integration.harness import versions
 from integration.soak.soak import WARM, Sample, marks, slope
-from kata_shimd.vm import accel
 
 _FILE: Final = Path(__file__).parent / "results.json"
 Results = Mapping[str, Mapping[str, Any]]
@@ -49,17 +44,5 @@ def shown(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _keep(half: str, measured: Mapping[str, Any]) -> None:
-    every = {**kept(), half: {"when": when(), **measured}}
+    every = {**kept(), half: {"when": versions.line(), **measured}}
     _FILE.write_text(json.dumps(every, indent=1) + "\n")
-
-
-def when() -> str:
-    """Today, and the versions that a result is of."""
-    today, accelerator = datetime.now(UTC).date().isoformat(), accel.choose(accel.Setting.AUTO).accelerator
-    said = [_first_line(*argv) for argv in (("containerd", "--version"), ("qemu-system-x86_64", "--version"))]
-    own = f"{revision.own()}, Python {platform.python_version()}"
-    return f"{today}: {own}, {', '.join(said)}, {accelerator}, {os.cpu_count()} CPUs"
-
-
-def _first_line(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[0]

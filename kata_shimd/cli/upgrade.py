@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 def installation() -> tuple[str, str]:
     """The interpreter and the launcher of the installation that runs this.
 
-    :raises NotFound: there is no launcher beside the interpreter
+    :raises FailedPrecondition: there is no launcher beside the interpreter
     """
     launcher = Path(sys.executable).with_name(LAUNCHER)
     if not launcher.exists():
@@ -95,7 +95,9 @@ def installation() -> tuple[str, str]:
         raise FailedPrecondition(
             "upgrade", str(launcher), "there is no launcher beside this command's interpreter", hint=hint
         )
-    return sys.executable, str(launcher)
+    # The launcher's own choice, so that a pod which it has started is known to be of this installation.
+    beside = launcher.with_name("python3")
+    return str(beside) if beside.exists() else sys.executable, str(launcher)
 
 
 def _all(run_dir: Path) -> list[pods.Pod]:

@@ -45,12 +45,16 @@ async def move(pod: pods.Pod, python: str, launcher: str, patience: int) -> Outc
         if _is_it(before, python, launcher):
             return Outcome(pod.name, pod.sandbox_id, before.version, before.version, Result.CURRENT)
         _check(before, pod)
-        promised = (await _call(client, rpcs.UPGRADE, asked, _CHECK_SECONDS)).version
+        try:
+            promised = (await _call(client, rpcs.UPGRADE, asked, _CHECK_SECONDS)).version
+        except (DeadlineExceeded, Unavailable) as error:
+            return Outcome(pod.name, pod.sandbox_id, before.version, "", Result.UNKNOWN, str(error))
         after = await _settled(client, before.pid, patience + _BACK_SECONDS)
     if after is None:
         why = f"no daemon has settled; version {promised} was to come; kata-shimd why {pod.name}"
         return Outcome(pod.name, pod.sandbox_id, before.version, "", Result.UNKNOWN, why)
-    result = Result.UPGRADED if after.python == python else Result.BACK
+    is_new = (after.python, after.version) == (python, promised)
+    result = Result.UPGRADED if is_new else Result.BACK
     why = "" if result is Result.UPGRADED else _last_words(pod)
     return Outcome(pod.name, pod.sandbox_id, before.version, after.version, result, why)
 
@@ -93,14 +97,15 @@ async def _describe(client: Client, pod: pods.Pod) -> pb.DescribeResponse:
 
 
 async def _settled(client: Client, before: int, seconds: float) -> pb.DescribeResponse | None:
-    """The daemon after ``before``, by pid, that has the pod; None when there is none in time."""
+    """The daemon after ``before``, by pid, that has the pod; None when there is none in time, or the pod has ended."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        with suppress(DeadlineExceeded):
-            found = await _call(client, rpcs.DESCRIBE, pb.DescribeRequest(), _ASK_SECONDS)
-            if found.pid != before and found.settled:
-                return found
-        await asyncio.sleep(_POLL_SECONDS)
+    with suppress(Unavailable):
+        while time.monotonic() < until:
+            with suppress(DeadlineExceeded):
+                found = await _call(client, rpcs.DESCRIBE, pb.DescribeRequest(), _ASK_SECONDS)
+                if found.pid != before and found.settled:
+                    return found
+            await asyncio.sleep(_POLL_SECONDS)
     return None
 
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from integration.chaos.page import plain
 from integration.chaos.probe import STATE_SECONDS
+from integration.harness import versions
 from integration.hostile.vm.attacks import ROWS, Extent, Row
 from integration.hostile.vm.play import KILL_ENDS, MOST_MIB, Result
-from integration.soak.results import when
 
 PATH: Final = Path(__file__).parents[3] / "docs/hostile.md"
 _FILE: Final = Path(__file__).parent / "results.json"
@@ -38,7 +38,7 @@ def keep(results: Sequence[Result]) -> None:
     """Keep them in the place of earlier ones of the same rows, and write the page."""
     rows = {(row["extent"], row["name"]): row for row in (*kept()["rows"], *map(asdict, results))}
     known = [rows[row.extent, row.name] for row in ROWS if (row.extent, row.name) in rows]
-    every = {"when": when(), "rows": known}
+    every = {"when": versions.line(), "rows": known}
     _FILE.write_text(json.dumps(every, indent=1) + "\n")
     PATH.write_text(render(every))
 

@@ -2,11 +2,14 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from integration.harness import process
+from integration.harness.leaks import PATIENCE
+from integration.harness.waiting import TooLate, eventually
 from integration.keeper.verbs.stage import Stage
 
 
@@ -17,12 +20,21 @@ def module_leaves_nothing() -> None:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing() -> Iterator[None]:
-    """No process outlives its test, and none survives it."""
+    """No process outlives its test; mounts would be in the way of its directory's end."""
     before = set(process.descendants())
+
+    def left() -> list[process.Process]:
+        process.reap_orphans()
+        return [found for found in set(process.descendants()) - before if found.alive()]
+
     yield
-    for left in set(process.descendants()) - before:
-        left.kill()
+    with suppress(TooLate):
+        eventually("everything gone", lambda: not left(), within=PATIENCE)
+    names = [f"{found.pid} {found.command()}" for found in left()]
+    for found in left():
+        found.kill()
     process.reap_orphans()
+    assert names == []
 
 
 @pytest.fixture

@@ -270,10 +270,12 @@ impl<'a> Keeper<'a> {
 
     /// As soon as the daemon has all that it is to have from us.
     fn go_on_as_another(&mut self) {
-        if self.control.has_unsent() || self.daemon.is_none() {
+        // One that has just died is followed by another first.
+        let Some(control) = self.control.open().filter(|_| self.daemon.is_some()) else { return };
+        if self.control.has_unsent() {
             return;
         }
-        if let (Some(launcher), Some(control)) = (self.relay.take(), self.control.open()) {
+        if let Some(launcher) = self.relay.take() {
             let failure = relay::become_keeper(&launcher, self.options, &self.store, control);
             eprintln!("{failure}; this keeper stays");
             self.prepare_spare();
@@ -283,7 +285,9 @@ impl<'a> Keeper<'a> {
     /// The last act; comes back only when that failed.
     fn become_undo(&self) -> Failure {
         let argv = || {
-            let words = [own_path()?.into_os_string(), "undo".into(), self.options.pod.clone().into()];
+            // Where an installation was written over, our file is gone from its path, and is there all the same.
+            let own = own_path().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into());
+            let words = [own.into_os_string(), "undo".into(), self.options.pod.clone().into()];
             let words = words.map(|word| CString::new(std::os::unix::ffi::OsStringExt::into_vec(word)));
             words.into_iter().collect::<Result<Vec<_>, _>>().during("keep", "undo")
         };

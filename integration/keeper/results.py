@@ -1,0 +1,130 @@
+"""What the long form of `test_random` has measured so far: kept beside it as ``results.json``, and told in docs/keeper.md.
+
+A run is made in parts, each with a containerd and pods of its own. A part that is over is kept at once, so a run that is cut short
+has not been for nothing, and one that goes on adds to it.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from integration.harness import versions
+from integration.keeper.load import Seen
+
+FILE: Final = Path(__file__).parent / "results.json"
+PAGE: Final = Path(__file__).parents[2] / "docs/keeper.md"
+BEGIN: Final = "<!-- made by `python -m integration.keeper --keep`; do not edit -->"
+END: Final = "<!-- end -->"
+#: Calls are counted by so many milliseconds.
+STEP_MS: Final = 10
+
+
+@dataclass(slots=True)
+class Calls:
+    """How long calls of one kind took: how many by hundredths of a second, and the longest, in seconds."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    longest: float = 0.0
+
+    def add(self, seconds: Iterable[float]) -> None:
+        for one in seconds:
+            step = str(int(one * 1000) // STEP_MS)
+            self.counts[step] = self.counts.get(step, 0) + 1
+            self.longest = max(self.longest, round(one, 2))
+
+    def join(self, other: "Calls") -> None:
+        for step, count in other.counts.items():
+            self.counts[step] = self.counts.get(step, 0) + count
+        self.longest = max(self.longest, other.longest)
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def within(self, share: float) -> float:
+        """Seconds within which that share of the calls was answered."""
+        left = share * self.total
+        for step in sorted(map(int, self.counts)):
+            left -= self.counts[str(step)]
+            if left <= 0:
+                return (step + 1) * STEP_MS / 1000
+        return self.longest
+
+
+@dataclass(slots=True)
+class Run:
+    """``loads`` are the host's, one a death; ``wrong`` are sentences, none is good."""
+
+    wanted: int
+    stream_kib: int
+    kills: int = 0
+    parts: int = 0
+    calls: dict[str, Calls] = field(default_factory=dict)
+    loads: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    niceness: int = 0
+    when: str = ""
+
+    @classmethod
+    def of(cls, seen: Seen, *, stream_kib: int) -> Self:
+        """One part."""
+        run = cls(seen.kills, stream_kib, seen.kills, 1, loads=seen.loads, wrong=seen.wrong, niceness=os.nice(0))
+        for what, seconds in seen.seconds.items():
+            run.calls.setdefault(what, Calls()).add(seconds)
+        return run
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        found = json.loads(text)
+        calls = {what: Calls(**one) for what, one in found.pop("calls").items()}
+        return cls(**found, calls=calls)
+
+    def text(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    def join(self, part: "Run") -> None:
+        self.kills, self.parts = self.kills + part.kills, self.parts + 1
+        self.loads, self.wrong = [*self.loads, *part.loads], [*self.wrong, *part.wrong]
+        self.niceness = part.niceness
+        for what, calls in part.calls.items():
+            self.calls.setdefault(what, Calls()).join(calls)
+
+
+def keep(run: Run) -> None:
+    """Beside us, and on the page."""
+    run.when = versions.line()
+    FILE.write_text(run.text())
+    head, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{section(run)}\n{END}{rest.partition(END)[2]}")
+
+
+def section(run: Run) -> str:
+    """The run in words."""
+    loads = sorted(run.loads) or [0.0]
+    load = f"{loads[0]:.1f} to {loads[-1]:.1f}, {loads[len(loads) // 2]:.1f} in the middle"
+    said = [
+        f"{run.when}. Niceness {run.niceness}, load {load}.",
+        f"{run.kills} of {run.wanted} deaths, in {run.parts} parts, streams of {run.stream_kib} KiB each way, with `keeper_spare`.",
+        "",
+        "| Calls | How many | Half within, s | 99 of 100 within, s | The longest, s |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {what} | {calls.total} | {calls.within(0.5):.2f} | {calls.within(0.99):.2f} | {calls.longest:.2f} |"
+            for what, calls in sorted(run.calls.items())
+        ),
+        "",
+        *(
+            [f"{len(run.wrong)} complaints:", "", *(f"- {_plain(one)}" for one in run.wrong)]
+            if run.wrong
+            else ["No complaint."]
+        ),
+        "",
+    ]
+    return "\n".join(said)
+
+
+def _plain(sentence: str) -> str:
+    return " ".join(sentence.split()).replace("|", "/")
