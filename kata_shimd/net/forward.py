@@ -10,9 +10,11 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from kata_shimd import supervise
 from kata_shimd.errors import ShimError
 from kata_shimd.net import steer
 from kata_shimd.net.namespace import Namespace
@@ -24,6 +26,9 @@ _log = logging.getLogger(__name__)
 FEATURE: Final = "kata-shimd.connect"
 #: Connections at once; those that come later wait.
 MOST: Final = 64
+#: Seconds that the guest's side has for its end when the client sends no more. containerd gives it one, and does not say when a
+#: client has gone: this keeps connections from being held for ever.
+LINGER: Final = 10.0
 _READ: Final = 64 << 10
 _SIGKILL: Final = 9
 #: SO_LINGER on, for no time: a close is a reset.
@@ -51,8 +56,8 @@ async def forward(space: Namespace, agent: ConnectAgent, sandbox_id: str, note: 
 class Forwarder:
     """Carries connections into the guest."""
 
-    def __init__(self, agent: ConnectAgent, sandbox_id: str, note: Note) -> None:
-        self._agent, self._sandbox_id, self._note = agent, sandbox_id, note
+    def __init__(self, agent: ConnectAgent, sandbox_id: str, note: Note, *, linger: float = LINGER) -> None:
+        self._agent, self._sandbox_id, self._note, self._linger = agent, sandbox_id, note, linger
         self._count = 0
         self._room = asyncio.Semaphore(MOST)
         self._loop = asyncio.get_running_loop()
@@ -86,25 +91,22 @@ class Forwarder:
         name = f"forward-{self._count}"
         words = ["/pause", "connect", str(steer.port(connection))]
         await self._agent.exec_process(self._sandbox_id, name, {"args": words, "cwd": "/"})
-        up = self._loop.create_task(self._up(connection, name), name="forward up")
         try:
-            await self._down(connection, name)
+            await supervise.first_of(self._down(connection, name), self._up(connection, name))
         except OSError:
             await self._end(name)
             raise
-        finally:
-            up.cancel()
         return await self._agent.wait_process(self._sandbox_id, name) == 0
 
     async def _up(self, connection: socket.socket, name: str) -> None:
         """From the client into the guest. A client that has gone ends the other direction too."""
-        try:
+        with suppress(ShimError, OSError):
             while data := await self._loop.sock_recv(connection, _READ):
                 while data:
                     data = data[await self._agent.write_stdin(self._sandbox_id, name, data) :]
             await self._agent.close_stdin(self._sandbox_id, name)
-        except (ShimError, OSError):
-            await self._end(name)
+            await asyncio.sleep(self._linger)
+        await self._end(name)
 
     async def _down(self, connection: socket.socket, name: str) -> None:
         while data := await self._agent.read_stdout(self._sandbox_id, name, _READ):
