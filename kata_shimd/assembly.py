@@ -275,6 +275,9 @@ class Booter:
         self._parts.journal.write("agent-ready")
         if network is not None:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
+            if survival is None and oci.kind(spec) is oci.Kind.SANDBOX:
+                served = network.forward(self.agent, self._arguments.sandbox_id, vm.wait)
+                self._parts.group.create_task(served, name="forward")
         return vm, self.agent
 
     async def _machine(self, spec: Mapping[str, Any], *, booted: bool) -> tuple[machine.Machine, PodNetwork | None]:

@@ -92,6 +92,11 @@ class AgentClient:
         request = pb.GuestDetailsRequest(mem_block_size=True, mem_hotplug_probe=True)
         return await self._call(rpcs.GET_GUEST_DETAILS, request, self._deadlines.usual)
 
+    async def features(self) -> frozenset[str]:
+        """What the agent can do beyond Kata's protocol."""
+        found = (await self.details()).agent_details
+        return frozenset(found.extra_features if found is not None else ())
+
     async def create_sandbox(self, sandbox: Sandbox) -> None:
         request = pb.CreateSandboxRequest(
             hostname=sandbox.hostname[:64],

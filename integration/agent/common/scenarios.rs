@@ -251,6 +251,30 @@ pub async fn pause_holds_the_pods_namespaces(pod: Pod) {
     pod.remove("pause").await.unwrap();
 }
 
+pub async fn connections_into_the_pod(pod: Pod) {
+    pod.launch_with(&container("pause", process(&["/pause"]))).await;
+    let serve = "echo found > /tmp/index.html; echo up; exec busybox httpd -f -p 127.0.0.1:8123 -h /tmp";
+    pod.launch("server", serve).await;
+    assert_eq!(pod.read_until("server", "server", "up").await, "up\n");
+    let connect = |port: &str| process(&["/pause", "connect", port]);
+    // The server says that it is up a moment before it listens.
+    let outcome = loop {
+        pod.exec("pause", "c", connect("8123")).await.unwrap();
+        let _ = pod.write("pause", "c", b"GET / HTTP/1.0\r\n\r\n").await;
+        let outcome = pod.outcome("pause", "c").await;
+        if outcome.status == 0 {
+            break outcome;
+        }
+    };
+    assert!(outcome.out.starts_with("HTTP/1") && outcome.out.ends_with("found\n"), "{outcome:?}");
+    pod.exec("pause", "nobody", connect("8124")).await.unwrap();
+    let refused = pod.outcome("pause", "nobody").await;
+    assert_eq!((refused.status, refused.out.as_str()), (1, ""));
+    assert_eq!(code(pod.exec("pause", "none", connect("0")).await), Code::FAILED_PRECONDITION);
+    pod.remove("server").await.unwrap();
+    pod.remove("pause").await.unwrap();
+}
+
 pub async fn hooks(pod: Pod) {
     let mut request = container("hooks", shell("ls /work; cat"));
     let hook = |name: &str| oci::Hook {

@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Container, Kind, Phase, Processes};
+use super::{connect, Container, Kind, Phase, Processes};
 use crate::error::{Code, Error, Result};
 use crate::oci;
+use crate::process::launch::Crun;
 use crate::process::Process;
 use crate::protocol::oci as message;
 use crate::sync::lock;
@@ -102,8 +103,9 @@ impl Container {
     }
 
     async fn spawn(&self, process: &message::Process) -> Result<Arc<Process>> {
-        let Kind::Crun { crun, .. } = &self.kind else {
-            return Err(Error::precondition(format!("exec: container {}: it is the pod's pause", self.id)));
+        let crun = match &self.kind {
+            Kind::Crun { crun, .. } => crun,
+            Kind::Pause { crun } => return self.connect(crun, process),
         };
         let process = self.complete(process);
         let text = oci::process(&process).to_string();
@@ -114,6 +116,13 @@ impl Container {
                 oom.check();
             }
         }))
+    }
+
+    /// The one exec that the pause has.
+    fn connect(&self, crun: &Crun, process: &message::Process) -> Result<Arc<Process>> {
+        let none = || Error::precondition(format!("exec: container {}: it is the pod's pause", self.id));
+        let launched = crun.connect(connect::port(&process.Args).ok_or_else(none)?)?;
+        Ok(Process::start(launched.pid, launched.exit, launched.streams, || {}))
     }
 
     /// What an exec does not say it takes from the container's own process.
