@@ -22,7 +22,11 @@ def ctr(systemd: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     directory = tmp_path_factory.mktemp("image")
     guest = pods.guest_config(directory)
     config = systemd.root / "configuration.toml"
-    config.write_text("[shimd]\n" + (guest.read_text().partition("\n")[2] if guest else "") + 'keeper = "auto"\n')
+    config.write_text(
+        "[shimd]\n"
+        + (guest.read_text().partition("\n")[2] if guest else "")
+        + 'keeper = "auto"\n[shimd.timeouts]\nqmp = 2\n'
+    )
     image.write_image(systemd.root / "image.tar")
     with ServiceContainerd(systemd) as containerd:
         client = Ctr(containerd, f"t{secrets.token_hex(4)}", KATA, image.NAME, config)
@@ -93,5 +97,4 @@ def test_a_machine_that_is_stopped_is_a_lost_task(systemd: Systemd, ctr: Ctr, na
         ctr("containers", "delete", name).ok()
         # Told by the daemon, or by `delete` when there was none any more; containerd then has no task to delete.
         assert "exit code 255" in ended.err or "exit code 137" in ended.err or ended.code == 1, ended
-        print(ended, unit.served(), [e for e in unit.pod.journal() if e["event"] in ("daemon", "qemu-ended", "agent-lost", "vm-stop-escalates")])
         eventually("nothing left", unit.is_gone, within=PATIENCE)
