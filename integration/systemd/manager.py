@@ -154,6 +154,11 @@ class Systemd:
         path.write_text(text)
         self.systemctl("daemon-reload")
 
+    def kill(self, pid: int, signal: str = "KILL") -> None:
+        """``pid`` as it is in there."""
+        done = self.run(["sh", "-c", f"kill -s {signal} {pid}"])
+        assert done.returncode == 0, done
+
     @contextmanager
     def tuned(self, *lines: str) -> Iterator[None]:
         """Pods' units with these lines of [Service] instead of the template's, as an administrator would have it."""

@@ -55,7 +55,7 @@ class Unit:
     def kill_machine(self, signal: str) -> None:
         live = self.pod.ledger().live.values()
         pid = next(record.fields["pid"] for record in live if record.fields.get("what") == "qemu")
-        assert self._systemd.run(["kill", "-s", signal, str(pid)]).returncode == 0
+        self._systemd.kill(pid, signal)
 
     def is_gone(self) -> bool:
         return self.name not in self._systemd.units() and not self.pod.directory.exists()
