@@ -83,7 +83,11 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.setblocking(False)
-        self._sock.connect(path)
+        try:
+            self._sock.connect(path)
+        except OSError:
+            self._sock.close()
+            raise
         self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -23,7 +23,11 @@ class Notifier:
         self.watchdog = watchdog
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.settimeout(_SECONDS)
-        self._sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        try:
+            self._sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        except OSError:
+            self._sock.close()
+            raise
 
     @classmethod
     def adopt(cls, environ: MutableMapping[str, str]) -> Self | None:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,15 @@ def leaves_nothing(systemd: Systemd) -> Iterator[None]:
 
 
 def picture(systemd: Systemd) -> tuple[object, ...]:
-    processes = systemd.run(["ps", "-e", "-o", "comm="]).stdout.decode().split()
-    own = sorted(name for name in processes if name not in ("ps", "nsenter"))
+    own = sorted(_name(path) for path in (systemd.inside / "proc").glob("[0-9]*"))
     mounts = len(Path(f"/proc/{systemd.pid}/mounts").read_text().splitlines())
     return systemd.units(), systemd.drop_ins(), own, mounts
+
+
+def _name(process: Path) -> str:
+    with suppress(OSError):
+        return (process / "comm").read_text().strip()
+    return "ended"
 
 
 @pytest.fixture

@@ -48,8 +48,10 @@ mount --make-rprivate /
 for path in /run /tmp /var/tmp /dev/shm; do mount -t tmpfs -o mode=755 tmpfs $path; done
 chmod 1777 /tmp /var/tmp
 mount -t proc proc /proc
-mount --bind /etc/machine-id /etc/machine-id
-mount -o remount,bind,ro /etc/machine-id
+if [ -e /etc/machine-id ]; then
+    mount --bind /etc/machine-id /etc/machine-id
+    mount -o remount,bind,ro /etc/machine-id
+fi
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
 else
@@ -153,6 +155,11 @@ class Systemd:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         self.systemctl("daemon-reload")
+
+    def kill(self, pid: int, signal: str = "KILL") -> None:
+        """``pid`` as it is in there."""
+        done = self.run(["sh", "-c", f"kill -s {signal} {pid}"])
+        assert done.returncode == 0, done
 
     @contextmanager
     def tuned(self, *lines: str) -> Iterator[None]:

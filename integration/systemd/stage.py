@@ -61,8 +61,7 @@ class UnitStage(Stage):
         return int(next(record.fields.get("pid", 0) for record in live if record.fields.get("what") == what))
 
     def kill(self, what: str, signal: str = "KILL") -> None:
-        done = self.systemd.run(["kill", "-s", signal, str(self.pid(what))])
-        assert done.returncode == 0, done
+        self.systemd.kill(self.pid(what), signal)
 
     def births(self) -> int:
         return sum(event["event"] == "daemon" for event in self.pod.journal())

@@ -162,6 +162,15 @@ def test_delete_and_start_take_away_what_is_left(stage: UnitStage) -> None:
     assert stage.is_gone()
 
 
+def test_an_undo_that_cannot_reach_systemd(stage: UnitStage) -> None:
+    """The ledger says to the unit that it is over."""
+    started(stage)
+    words = ["/usr/bin/env", "PATH=/nowhere", stage.shim.launcher, "undo", stage.pod.directory]
+    stage.systemd.run(words)
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
+    assert stage.births() == 1
+
+
 @pytest.mark.parametrize("k", range(3, 8))
 def test_a_launcher_that_dies_leaves_nothing_that_runs(stage: UnitStage, k: int) -> None:
     """Killed after each record it writes, from the unit's own on: `delete` finds all of it."""

@@ -79,6 +79,8 @@ class SystemdKeeper(Keeper):
     def close(self) -> None:
         if self._listener is not None:
             self._loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
 
     # --- what is held ------------------------------------------------------------------------------------------------
 

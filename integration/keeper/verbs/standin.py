@@ -112,8 +112,12 @@ async def _answers(process: Process) -> bool:
     return False
 
 
-if __name__ == "__main__":
+def stand_in() -> None:
+    """From now on daemons of this process have such a machine; SIGHUP blocks their loop."""
     machine.boot, machine.adopt = boot, adopt  # type: ignore[assignment]
-    # So that a test can block the loop.
     signal.signal(signal.SIGHUP, lambda _number, _frame: time.sleep(86400))
+
+
+if __name__ == "__main__":
+    stand_in()
     daemon.main([word for word in sys.argv[1:] if word not in ("-I", "-m", "kata_shimd.daemon")])

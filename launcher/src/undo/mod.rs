@@ -71,14 +71,16 @@ impl Undo<'_> {
     /// first. True if there was one to end.
     fn end_daemon(&self, dir: &PodDir, ledger: &Ledger) -> Outcome<bool> {
         let unit = self.unit_to_end(ledger);
-        if let Some(unit) = unit {
-            unit::stop_soon(unit, self.deadline).during("undo", unit)?;
+        let unheard = unit.is_some_and(|unit| unit::stop_soon(unit, self.deadline).is_err());
+        if unheard && let Ok(Some(mut ledger)) = Append::open(dir, Who::Undo) {
+            // What the unit starts next, if it does, reads it there.
+            let _ = ledger.phase("stopping");
         }
         let keeper = self.end_first(ledger, "keeper").during("undo", "process keeper")?;
         // The keeper may have started another daemon since the ledger was read.
         let latest = if keeper { Ledger::read(dir)? } else { None };
         let daemon = self.end_first(latest.as_ref().unwrap_or(ledger), "daemon").during("undo", "process daemon")?;
-        if let Some(unit) = unit {
+        if let Some(unit) = unit.filter(|_| !unheard) {
             unit::stop(unit, self.deadline).during("undo", unit)?;
         }
         Ok(keeper || daemon || unit.is_some())
