@@ -293,6 +293,7 @@ def _facts(sequence: Sequence, call: Call, runc: Record, number: int) -> Facts:
     if (made := _maker(sequence, number, call.target)) is not None:
         facts["runs"] = str(made.program)
         facts |= {"made": made.flaw} if made.flaw else {}
+        facts |= {"console": "yes"} if made.terminal else {}
     if call.container.startswith("="):
         facts["id"] = "malformed" if call.container != "=nobody" else "unknown"
     elif call.process.startswith("="):

@@ -314,6 +314,7 @@ LIVES: Final[tuple[Life, ...]] = (
         when={
             "state": ("absent",),
             "made": ("bad-stdio",),
+            "console": ("yes",),
             "flaw": ("no",),
             "program": ("sleep", "trap", "cat", "exit"),
         },
