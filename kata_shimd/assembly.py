@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from kata_shimd.debug.record import RecordingPublisher
 from kata_shimd.durable.channel import again
 from kata_shimd.durable.streams import KeptStreams
 from kata_shimd.errors import InvalidArgument, ShimError, VmFailed
+from kata_shimd.host import cgroup
 from kata_shimd.host.files import HostFiles
 from kata_shimd.host.logger import Loggers
 from kata_shimd.host.process import Gate
@@ -29,6 +31,7 @@ from kata_shimd.host.stdio import HostStreams
 from kata_shimd.journal import Journal
 from kata_shimd.ledger import Ledger, Phase
 from kata_shimd.net.network import PodNetwork
+from kata_shimd.notify import Notifier
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod import storage
 from kata_shimd.pod.pod import Pod, South
@@ -61,6 +64,8 @@ class Parts:
     environ: Mapping[str, str]
     #: What outlives the daemon, if anything does.
     survival: Survival | None = None
+    #: The systemd whose unit the daemon is, if it is one.
+    notifier: Notifier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ class Shim:
     calls: set[Boundary]
     #: How long the last events, and then the last replies, may take on the way out.
     teardown_step: float
+    #: Comes back when the machine, if there is one by now, does what it is told.
+    answers: Callable[[], Awaitable[None]]
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -164,12 +171,20 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         survival.services(table) if survival else table,
         boundary=boundary(parts.journal.write, calls),
         on_lost=lost,
+        on_accepting=partial(_accepting, parts.journal),
         outlived=survival is not None,
     )
     if survival is not None:
         survival.restore(pod, booter.agent)
     parts.group.create_task(publisher.run(), name="publisher")
-    return Shim(pod, server, publisher, calls, timeouts.teardown_step)
+    return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers)
+
+
+def _accepting(journal: Journal, trouble: str) -> None:
+    if trouble:
+        journal.write("accept-failed", error=trouble)
+    else:
+        journal.write("accepts-again")
 
 
 def _publisher(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> EventPublisher:
@@ -229,6 +244,12 @@ class Booter:
         deadlines = agent_deadlines(timeouts)
         #: Not attached before the boot is over.
         self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
+        self._vm: machine.Machine | None = None
+
+    async def answers(self) -> None:
+        """:raises ShimError: the machine is there and does not do what it is told"""
+        if self._vm is not None and not self._vm.ended:
+            await self._vm.answers()
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
         """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
@@ -250,9 +271,13 @@ class Booter:
         if survival is not None:
             survival.set_booted()
             survival.settle()
+        self._vm = vm
         self._parts.journal.write("agent-ready")
         if network is not None:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
+            if survival is None and oci.kind(spec) is oci.Kind.SANDBOX:
+                served = network.forward(self.agent, self._arguments.sandbox_id, vm.wait)
+                self._parts.group.create_task(served, name="forward")
         return vm, self.agent
 
     async def _machine(self, spec: Mapping[str, Any], *, booted: bool) -> tuple[machine.Machine, PodNetwork | None]:
@@ -262,6 +287,7 @@ class Booter:
         :raises VmFailed: the VM of a pod that had booted has ended
         """
         survival = self._parts.survival
+        groups = self._groups(spec)
         if survival is not None and (booted or survival.has_machine()):
             network = await self._network(spec, PodNetwork.adopt, told=booted)
             if (vm := await self._take_over()) is not None:
@@ -273,7 +299,13 @@ class Booter:
         if survival is not None:
             await survival.clear_boot()
         network = await self._network(spec, PodNetwork.open)
-        return await self._make(network), network
+        return await self._make(network, groups), network
+
+    def _groups(self, spec: Mapping[str, Any]) -> tuple[Path, ...]:
+        """The control groups of the pod, which this daemon joins: made, or there already from an earlier daemon."""
+        if not self._parts.loaded.config.runtime.sandbox_cgroup_only:
+            return ()
+        return cgroup.make(self._parts.ledger, oci.host_cgroups_path(spec))
 
     async def _network(
         self, spec: Mapping[str, Any], begin: Callable[..., Awaitable[PodNetwork | None]], **how: bool
@@ -283,9 +315,10 @@ class Booter:
         with Phases(parts.journal)("network"):
             return await begin(settings, parts.ledger, self._arguments.launcher, parts.journal.write, **how)
 
-    async def _make(self, network: PodNetwork | None) -> machine.Machine:
-        """The VM, in the pod's network namespace and with the devices that are known by now."""
-        parts, gate = self._parts, Gate(launcher=self._arguments.launcher)
+    async def _make(self, network: PodNetwork | None, groups: tuple[Path, ...]) -> machine.Machine:
+        """The VM, in the pod's control groups and network namespace, and with the devices that are known by now."""
+        parts = self._parts
+        gate = Gate(launcher=self._arguments.launcher, cgroups=groups, die_with_us=parts.survival is None)
         spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
         if network is not None:
             spec, gate = replace(spec, nics=network.nics), replace(gate, netns=network.namespace)

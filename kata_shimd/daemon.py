@@ -9,6 +9,7 @@ import asyncio
 import faulthandler
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -28,7 +29,9 @@ from kata_shimd.errors import FailedPrecondition, NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
 from kata_shimd.ledger import read as read_ledger
-from kata_shimd.survive import KEEPER, Survival
+from kata_shimd.notify import Notifier, journal_socket
+from kata_shimd.survive import KEEPER, KEEPING, Survival, keeping
+from kata_shimd.watchdog import watch
 
 _log = logging.getLogger(__name__)
 
@@ -83,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     inherited = _inherit()
     served = asyncio.Event()
     try:
-        _run(arguments, inherited, served)
+        _run(arguments, inherited, served, Notifier.adopt(os.environ))
     except ShimError as error:
         print(error, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    if not served.is_set() or _is_kept(arguments):
+    if (not served.is_set() and _is_awaited(inherited)) or _is_kept(arguments):
         sys.exit(1)  # the launcher still waits for us, tells why, and undoes; or a keeper starts another daemon
     os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
 
@@ -126,24 +129,34 @@ def _inherit() -> Mapping[str, int]:
     return {**held, **inherited}
 
 
+def _is_awaited(inherited: Mapping[str, int]) -> bool:
+    """Whether somebody still waits for our word. A later daemon has nobody who does but its keeper."""
+    if "ready" not in inherited:
+        return True
+    poll = select.poll()
+    poll.register(inherited["ready"], 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def _is_kept(arguments: Arguments) -> bool:
     """Whether a keeper starts another daemon when this one has failed, though its pod is not to end."""
     try:
         ledger = read_ledger(arguments.pod_dir)
     except ShimError:
         return False
-    return ledger.phase is not Phase.STOPPING and any(r.fields.get("what") == KEEPER for r in ledger.live.values())
+    kept = KEEPING in ledger.values or any(r.fields.get("what") == KEEPER for r in ledger.live.values())
+    return kept and ledger.phase is not Phase.STOPPING
 
 
-def _run(arguments: Arguments, inherited: Mapping[str, int], served: asyncio.Event) -> None:
-    log.configure(arguments.bundle / "log", debug=arguments.debug)
+def _run(arguments: Arguments, inherited: Mapping[str, int], served: asyncio.Event, notifier: Notifier | None) -> None:
+    log.configure(arguments.bundle / "log", debug=arguments.debug, journal=journal_socket() if notifier else None)
     log.pod.set(arguments.sandbox_id)
     bootstrap = _read_all(inherited["bootstrap"])
     loaded = assembly.configure(arguments.bundle, bootstrap, os.environ.get("KATA_CONF_FILE"))
     if loaded.config.runtime.enable_debug:
         logging.getLogger().setLevel(logging.DEBUG)
     with asyncio.Runner(loop_factory=_loop_factory(loaded.config.shimd.event_loop)) as runner:
-        runner.run(_serve(arguments, inherited, loaded, served))
+        runner.run(_serve(arguments, inherited, loaded, served, notifier))
 
 
 def _read_all(fd: int) -> bytes:
@@ -165,10 +178,16 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
     return uvloop.Loop
 
 
-async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded, served: asyncio.Event) -> None:
+async def _serve(
+    arguments: Arguments,
+    inherited: Mapping[str, int],
+    loaded: Loaded,
+    served: asyncio.Event,
+    notifier: Notifier | None,
+) -> None:
+    kept = keeping(loaded.config.shimd.keeper, in_unit=notifier is not None)
     die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
-    kept = loaded.config.shimd.keeper is not Keeping.OFF
-    point = points.passed if kept else _nothing
+    point = points.passed if kept is not Keeping.OFF else _nothing
     ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at, point=point)
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
@@ -188,8 +207,11 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         _log.warning("%s", warning)
     try:
         async with asyncio.TaskGroup() as group:
-            survival = Survival(arguments, loaded.config, ledger, inherited) if kept else None
-            parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy(), survival)
+            survival = None
+            if kept is not Keeping.OFF:
+                systemd = notifier if kept is Keeping.SYSTEMD else None
+                survival = Survival(arguments, loaded.config, ledger, inherited, systemd)
+            parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy(), survival, notifier)
             await _live(arguments, inherited, parts, served)
             raise _Ended
     except* _Ended:
@@ -225,9 +247,13 @@ async def _live(
     if parts.survival is not None:
         parts.survival.start(shim.server)
     shim.pod.begin()
-    _say_ready(inherited, parts)
+    if not _say_ready(inherited, parts, shim):
+        parts.group.create_task(shim.pod.abandon(arguments.sandbox_id), name="abandon")
     served.set()
     await shim.pod.stopping.wait()
+    if parts.notifier is not None:
+        with suppress(OSError):  # then the watchdog may still count, which is longer than the rest takes
+            parts.notifier.say("STOPPING=1")
     await _stop(shim, parts)
 
 
@@ -254,14 +280,25 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
         offered.turn_on()
 
 
-def _say_ready(inherited: Mapping[str, int], parts: assembly.Parts) -> None:
-    """To the launcher, which waits for a pod's first daemon; to the keeper in any case."""
+def _say_ready(inherited: Mapping[str, int], parts: assembly.Parts, shim: assembly.Shim) -> bool:
+    """To the launcher, which waits for a pod's first daemon; to the keeper and to systemd in any case. False when the launcher has
+    been killed meanwhile: then hardly anybody will ever ask for this pod.
+    """
+    heard = True
     if "ready" in inherited:
         parts.ledger.phase(Phase.RUNNING)
-        os.write(inherited["ready"], b"\x01")
+        try:
+            os.write(inherited["ready"], b"\x01")
+        except BrokenPipeError:
+            parts.journal.write("unheard")
+            heard = False
         os.close(inherited["ready"])
     if parts.survival is not None:
         parts.survival.keeper.ready()
+    if parts.notifier is not None:
+        parts.notifier.say("READY=1")
+        parts.group.create_task(watch(parts.notifier, shim.answers), name="watchdog")
+    return heard
 
 
 async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     NETNS = "netns"
     LINK = "link"
     QDISC = "qdisc"
+    UNIT = "unit"
 
 
 class Phase(StrEnum):

@@ -8,7 +8,11 @@ did not". Environment, arguments and stdio are never logged.
 import errno
 import logging
 import os
+import socket
+import struct
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
@@ -66,8 +70,60 @@ class FifoHandler(logging.Handler):
         super().close()
 
 
-def configure(fifo: Path, *, debug: bool) -> None:
-    """Send the root logger to ``fifo``, or to stderr where containerd made none."""
+#: journald's levels are syslog's.
+_PRIORITIES: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+#: A longer field would not fit into a datagram.
+_FIELD_MAX: Final = 32 << 10
+
+
+class JournalHandler(logging.Handler):
+    """Write records to journald by its own protocol, context as fields; what it does not take is dropped and counted."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.setblocking(False)
+        try:
+            self._sock.connect(path)
+        except OSError:
+            self._sock.close()
+            raise
+        self.dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._sock.send(fields(record))
+        except OSError:
+            self.dropped += 1
+
+    def close(self) -> None:
+        self._sock.close()
+        super().close()
+
+
+def fields(record: logging.LogRecord) -> bytes:
+    """A datagram of systemd's native journal protocol: ``NAME=value`` lines; a value of several lines goes with its length."""
+    message = record.getMessage()
+    if record.exc_info:
+        message += "\n" + logging.Formatter().formatException(record.exc_info)
+    told: Mapping[str, str] = {
+        "MESSAGE": message,
+        "PRIORITY": str(_PRIORITIES.get(record.levelno, 6)),
+        "SYSLOG_IDENTIFIER": "kata-shimd",
+        "LOGGER": record.name,
+        **{f"KATA_{key.upper()}": value for key, var in _CONTEXT if (value := var.get())},
+    }
+    return b"".join(_field(name, value.encode(errors="replace")[:_FIELD_MAX]) for name, value in told.items())
+
+
+def _field(name: str, value: bytes) -> bytes:
+    if b"\n" in value:
+        return name.encode() + b"\n" + struct.pack("<Q", len(value)) + value + b"\n"
+    return name.encode() + b"=" + value + b"\n"
+
+
+def configure(fifo: Path, *, debug: bool, journal: str | None = None) -> None:
+    """Send the root logger to ``fifo``, or to stderr where containerd made none; and to journald at ``journal``."""
     handler: logging.Handler
     try:
         handler = FifoHandler(fifo)
@@ -76,6 +132,9 @@ def configure(fifo: Path, *, debug: bool) -> None:
     handler.setFormatter(ContextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    if journal is not None:
+        with suppress(OSError):
+            root.handlers.append(JournalHandler(journal))
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.INFO)
     logging.raiseExceptions = False

@@ -18,20 +18,22 @@ from typing import TYPE_CHECKING, Any, Final
 from kata_shimd import wire
 from kata_shimd.agent.client import AgentClient, Deadlines
 from kata_shimd.api import agent as pb
-from kata_shimd.config.model import Config, ShimdConfig
+from kata_shimd.config.model import Config, Keeping, ShimdConfig
 from kata_shimd.durable.caller import DurableClient, KeyOf
 from kata_shimd.durable.channel import DurableSink, DurableSource, again
-from kata_shimd.durable.keeper import Keeper
+from kata_shimd.durable.keeper import LISTEN, Keeper
 from kata_shimd.durable.memory import new
 from kata_shimd.durable.once import Once
 from kata_shimd.durable.store import NAME, VERSION, Store
 from kata_shimd.durable.streams import consumed
+from kata_shimd.durable.systemd import LAUNCH, MOUNTS, SystemdKeeper, launch, mounts
 from kata_shimd.durable.tape import HEAD, Tape
-from kata_shimd.errors import AgentRefused, Code, HostFailed, ShimError
+from kata_shimd.errors import AgentRefused, Code, HostFailed, InvalidArgument, ShimError
 from kata_shimd.host.process import Gate, kill, spawn
 from kata_shimd.host.undo import undo
 from kata_shimd.ledger import BOOT, Kind, Ledger
 from kata_shimd.net.network import PodNetwork
+from kata_shimd.notify import Notifier
 from kata_shimd.pod import memory
 from kata_shimd.pod.events import Event
 from kata_shimd.pod.pod import Pod
@@ -58,6 +60,8 @@ BOOTSTRAP: Final = "bootstrap"
 _AGENT: Final = "agent"
 _EVENTS: Final = "events"
 KEEPER: Final = "keeper"
+#: The ledger's value that says that systemd is to start later daemons, and how many may die (`launcher/src/unit/end.rs`).
+KEEPING: Final = "keeping"
 #: What the guest says when a step that is begun again has been taken already.
 _TAKEN: Final = frozenset({Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS})
 
@@ -115,6 +119,28 @@ async def _or_taken(step: Awaitable[None]) -> None:
             raise
 
 
+def keeping(setting: Keeping, *, in_unit: bool) -> Keeping:
+    """Who keeps this pod.
+
+    :raises InvalidArgument: not who is asked for
+    """
+    match setting, in_unit:
+        case (Keeping.AUTO, _):
+            return Keeping.SYSTEMD if in_unit else Keeping.LAUNCHER
+        case (Keeping.SYSTEMD, False):
+            hint = "install the unit with `kata-shimd systemd install`, or set keeper to auto or launcher"
+            raise InvalidArgument("choose keeper", "systemd", "this pod's daemon is no unit of systemd's", hint=hint)
+        case (Keeping.LAUNCHER, True):
+            hint = "set keeper to auto or systemd, or take the unit away with `kata-shimd systemd remove`"
+            raise InvalidArgument("choose keeper", "launcher", "this pod's daemon is a unit of systemd's", hint=hint)
+    return setting
+
+
+def keeping_value(shimd: ShimdConfig) -> dict[str, int]:
+    """What the launcher is to know of it when a daemon has died."""
+    return {"deaths": shimd.keeper_deaths, "within": shimd.keeper_seconds}
+
+
 def keeper_argv(shimd: ShimdConfig, fd: int, next_connection: int, launcher: Path, pod_dir: Path) -> list[str]:
     """How a keeper is begun (`docs/contracts.md`); it starts later daemons as this one was started."""
     limits = ("--deaths", str(shimd.keeper_deaths), "--within", str(shimd.keeper_seconds))
@@ -124,12 +150,21 @@ def keeper_argv(shimd: ShimdConfig, fd: int, next_connection: int, launcher: Pat
 
 
 class Survival:
-    """All that outlives this daemon. ``inherited`` are the fds it was born with."""
+    """All that outlives this daemon. ``inherited``: the fds it was born with; ``notifier``: its systemd, if that keeps."""
 
-    def __init__(self, arguments: "Arguments", config: Config, ledger: Ledger, inherited: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        arguments: "Arguments",
+        config: Config,
+        ledger: Ledger,
+        inherited: Mapping[str, int],
+        notifier: Notifier | None = None,
+    ) -> None:
         self._arguments, self._config, self._ledger, self._inherited = arguments, config, ledger, inherited
         self.store = Store(arguments.pod_dir / NAME)
-        self.keeper = Keeper(self._begin_keeper, self._admit)
+        systemd = SystemdKeeper(notifier, self._admit) if notifier is not None else None
+        self._systemd = systemd
+        self.keeper: Keeper = systemd or Keeper(self._begin_keeper, self._admit)
         self.once = Once(self.store, self._remember, self._undo)
         self._tapes: dict[str, Tape] = {}
         self._server: Server | None = None
@@ -250,6 +285,15 @@ class Survival:
         self._server = server
         held = {name: fd for name, fd in self._inherited.items() if name not in ("ready", KEEPER)}
         self.keeper.start(self._inherited.get(KEEPER), held)
+        if self._systemd is not None and self.is_first:
+            self._keep_at(self._systemd)
+
+    def _keep_at(self, systemd: SystemdKeeper) -> None:
+        """The launcher is told last: a daemon of which not everything is kept has no successor."""
+        systemd.keep((LISTEN, BOOTSTRAP))
+        systemd.hold(LAUNCH, launch([sys.executable, *sys.orig_argv[1:]], os.environb))
+        systemd.hold(MOUNTS, mounts())
+        self._ledger.set(KEEPING, keeping_value(self._config.shimd))
 
     def lost(self, connection: str) -> None:
         """A connection has ended."""

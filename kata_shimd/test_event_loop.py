@@ -43,7 +43,7 @@ def test_debug_of_the_runtime_is_the_daemons_level(monkeypatch, tmp_path, text, 
     monkeypatch.setattr(daemon.log, "configure", lambda *_args, **_named: logging.getLogger().setLevel(logging.INFO))
     before = logging.getLogger().level
     try:
-        daemon._run(SimpleNamespace(bundle=tmp_path, debug=False, sandbox_id="s"), {"bootstrap": bootstrap}, None)
+        daemon._run(SimpleNamespace(bundle=tmp_path, debug=False, sandbox_id="s"), {"bootstrap": bootstrap}, None, None)
     finally:
         logging.getLogger().setLevel(before)
         os.close(bootstrap)

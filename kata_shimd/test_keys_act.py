@@ -129,6 +129,7 @@ ACTS = {
 }  # fmt: skip
 #: Of the host's CPUs, of annotations, of a daemon that runs, or of a key with one value only: where it is shown.
 ELSEWHERE = {
+    "runtime.sandbox_cgroup_only": "../integration/cri/test_cgroup.py::test_everything_of_a_pod_is_in_its_group",
     "hypervisor.qemu.machine_type": "config/test_load.py::test_load_reports_everything_that_is_wrong_at_once",
     "hypervisor.qemu.shared_fs": "config/test_load.py::test_load_refuses_a_held_key_off_its_default",
     "hypervisor.qemu.valid_hypervisor_paths": "config/test_annotations.py::test_path_outside_its_allow_list_is_refused",

@@ -114,6 +114,16 @@ def ask(served):
         one.close()
 
 
+def test_an_orphan_is_not_the_zygotes_child(ask):
+    plain, orphan = ask(), ask({**ASKED, "orphan": True})
+    parents = [
+        Path(f"/proc/{one.answer['pid']}/stat").read_text().rpartition(")")[2].split()[1] for one in (plain, orphan)
+    ]
+    assert parents[0] != parents[1]
+    orphan.let_go()
+    assert json.loads(orphan.said())["argv"] == ["--id", "x"]
+
+
 def test_a_child_becomes_the_daemon_once_it_is_let_go(ask):
     asked = ask()
     assert asked.answer["pid"] > 1

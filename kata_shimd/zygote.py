@@ -7,10 +7,11 @@ dies with a fork half done, the launcher starts the daemon itself (`launcher/src
 
 One SOCK_SEQPACKET connection a fork. The launcher sends a JSON object, at most MAX_REQUEST bytes,
 
-    {"v": 1, "version": "0.1.0", "python": "/…/python3", "argv": ["--run-dir", …]}
+    {"v": 1, "version": "0.1.0", "python": "/…/python3", "argv": ["--run-dir", …], "orphan": false}
 
 with seven descriptors: the daemon's 0 and 1, 2, 3 to 5 (as `docs/contracts.md` has them), the gate, and its environment (a memfd,
-entries end with NUL). The answer is {"pid": n} or {"error": "…"}. The child does nothing before it has read a byte from the gate.
+entries end with NUL). An orphan is not the zygote's child but whoever's the orphans are: systemd's, which learns of the ends of
+its own children only. The answer is {"pid": n} or {"error": "…"}. The child does nothing before it has read a byte from the gate.
 """
 
 import ctypes
@@ -25,6 +26,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -61,6 +63,7 @@ class Request:
     version: str
     python: str
     argv: tuple[str, ...]
+    orphan: bool = False
 
 
 def parse(raw: bytes) -> Request:
@@ -73,7 +76,7 @@ def parse(raw: bytes) -> Request:
         case {"v": 1, "version": str(version), "python": str(python), "argv": list(argv)} if all(
             isinstance(word, str) for word in argv
         ):
-            return Request(version, python, tuple(argv))
+            return Request(version, python, tuple(argv), said.get("orphan") is True)
     raise InvalidArgument("read request", "", "not a request of protocol 1")
 
 
@@ -166,10 +169,8 @@ class Zygote:
         if len(fds) != len(FDS) or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise InvalidArgument("read request", "", f"{len(fds)} descriptors instead of {len(FDS)}")
         self._installation.check(request)
-        pid = os.fork()
-        if pid == 0:
-            _become_daemon(request.argv, dict(zip(FDS, fds, strict=True)), self._main)
-        return pid
+        become = partial(_become_daemon, request.argv, dict(zip(FDS, fds, strict=True)), self._main)
+        return _fork_orphan(become) if request.orphan else _fork(become)
 
     def _renew(self) -> NoReturn:
         _log.warning("the package was replaced: a new zygote takes over")
@@ -210,6 +211,30 @@ def _check_peer(connection: socket.socket) -> None:
     pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if uid != os.geteuid():
         raise FailedPrecondition("fork daemon", f"process {pid}", f"it belongs to user {uid}")
+
+
+def _fork(become: Callable[[], NoReturn]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        become()
+    return pid
+
+
+def _fork_orphan(become: Callable[[], NoReturn]) -> int:
+    """Forked by a child that ends at once; when this returns, it has."""
+    reader, writer = os.pipe()
+    between = os.fork()
+    if between == 0:
+        try:
+            os.write(writer, str(_fork(become)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with suppress(ChildProcessError):  # the kernel has reaped it
+        os.waitpid(between, 0)
+    answer = os.read(reader, 32)
+    os.close(reader)
+    return int(answer)
 
 
 # --- the child -------------------------------------------------------------------------------------------------------

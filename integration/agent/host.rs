@@ -26,6 +26,7 @@ const SETUP: &str = "set -e
 mount -t tmpfs tmpfs /run
 umount -R /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
+ip link set lo up
 ip link add found address \"$2\" type veth peer name other
 ip link set other up
 exec \"$0\" --no-init --no-cgroups --log debug --server \"unix://$1\"";
@@ -125,6 +126,7 @@ on_the_host! {
     signals
     removing_kills
     pause_holds_the_pods_namespaces
+    connections_into_the_pod
     hooks
     storages
     requests_that_make_no_sense

@@ -20,7 +20,7 @@ from integration.chaos.moments import Moment
 from integration.chaos.play import Result, play
 from integration.chaos.stage import Stage
 from integration.chaos.victims import Victim
-from integration.harness import image, leaks, process
+from integration.harness import image, leaks, process, revision
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
@@ -56,6 +56,7 @@ def _kept(directory: Path | None) -> Iterator[Path]:
 
 def _all(directory: Path, jobs: int) -> int:
     """A process for each row, with a private machine of its own; then the page. With no ``jobs``, the page alone."""
+    revision.revision()  # what is played, and not what has become of it when the last row is over
     files = [directory / victim.name for victim in Victim]
     if jobs:
         with ThreadPoolExecutor(jobs) as pool:
@@ -75,7 +76,7 @@ def _row(victim: Victim, file: Path) -> None:
 def _some(victims: list[Victim], moments: list[Moment], file: Path | None) -> int:
     process.become_subreaper()
     cells = [cell for cell in itertools.product(victims, moments) if isinstance(CELLS[cell], Expected)]
-    with _stage() as (stage, scene):
+    with surroundings() as (stage, scene):
         results = [_play(stage, scene, *cell) for cell in cells]
     if file is not None:
         file.write_text(json.dumps([asdict(result) for result in results]))
@@ -99,7 +100,8 @@ def read(file: Path) -> list[Result]:
 
 
 @contextmanager
-def _stage() -> Iterator[tuple[Stage, leaks.Scene]]:
+def surroundings() -> Iterator[tuple[Stage, leaks.Scene]]:
+    """A private machine with containerd, warmed up by one pod, and what the leak check looks at."""
     prefix = Path(os.environ.get("KATA_SHIMD_PREFIX", "/opt/kata-shimd"))
     with Host([prefix / "bin"]) as host, Containerd(host) as containerd:
         image.write_image(archive := host.root / "image.tar")

@@ -45,6 +45,10 @@ _ITS_END: Final = f"exit code {ENDED_WITH}"
 _NOBODY_CALLS: Final = (
     "containerd calls nothing after a `start` that failed; the next `start` or `delete` of the id undoes it"
 )
+_ENDED_IN_START: Final = (
+    "containerd kills its `start` when it is stopped, which leaves the pod's empty lock; the next `start` or `delete` of the id "
+    "removes it"
+)
 #: Two failures at once: with the daemon dead, the `delete` that containerd runs for it is killed too.
 _TWICE: Final = (
     "both the daemon and the `delete` that was to clean up after it were killed; the next `start` or `delete` undoes it"
@@ -60,12 +64,12 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.QEMU, Moment.START): _cell(1, "QEMU", "qemu-killed", "boot-failed"),
     (Victim.QEMU, Moment.CREATE): _cell(1, "QEMU was killed by SIGKILL", "qemu-killed"),
     (Victim.QEMU, Moment.RUNNING): _cell(255, "", "qemu-killed"),
-    (Victim.QEMU, Moment.EXEC): _cell(1, "VM|QEMU|agent", "qemu-killed"),
+    (Victim.QEMU, Moment.EXEC): _cell(1, "QEMU was killed by SIGKILL", "qemu-killed"),
     (Victim.QEMU, Moment.DELETE): _cell(0, _ITS_END, "qemu-killed"),
     (Victim.VIRTIOFSD, Moment.START): _cell(1, "virtiofsd ended with status -9", "virtiofsd-died", "boot-failed"),
     (Victim.VIRTIOFSD, Moment.CREATE): _cell(1, "virtiofsd ended with status -9", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.RUNNING): _cell(255, "", "virtiofsd-died"),
-    (Victim.VIRTIOFSD, Moment.EXEC): _cell(1, "VM|QEMU|agent|virtiofsd", "virtiofsd-died"),
+    (Victim.VIRTIOFSD, Moment.EXEC): _cell(1, "virtiofsd ended with status -9", "virtiofsd-died"),
     (Victim.VIRTIOFSD, Moment.DELETE): _cell(0, _ITS_END, "virtiofsd-died"),
     (Victim.AGENT, Moment.START): Senseless(
         "nothing is connected yet; an agent that never answers is a test of its own (`test_failures.py`)"
@@ -79,6 +83,11 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.CONTAINERD, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.DELETE): _cell(1, _BROKEN, "running", "container-exited", survives=True),
+    (Victim.AWAY, Moment.START): _cell(1, _BROKEN, "no-journal", leaves=_ENDED_IN_START),
+    (Victim.AWAY, Moment.CREATE): _cell(1, _BROKEN, "abandoned"),
+    (Victim.AWAY, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
+    (Victim.AWAY, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
+    (Victim.AWAY, Moment.DELETE): _cell(1, _BROKEN, "running", "container-exited", survives=True),
     (Victim.LAUNCHER, Moment.START): _cell(1, "killed", "expired", "no-journal", leaves=_NOBODY_CALLS),
     (Victim.LAUNCHER, Moment.CREATE): _NO_START,
     (Victim.LAUNCHER, Moment.RUNNING): _NO_START,

@@ -12,6 +12,7 @@ from integration.chaos.matrix import CELLS, Senseless
 from integration.chaos.moments import Moment
 from integration.chaos.play import Result
 from integration.chaos.victims import Victim
+from integration.harness import revision
 from integration.harness.scale import SCALE
 
 Results = Mapping[tuple[Victim, Moment], Result]
@@ -25,6 +26,14 @@ Written by `python -m integration.chaos --all`; do not edit. What the columns me
 In every cell: State answers within 2 s as long as there is a daemon; no RPC but Wait outlives its deadline; what survives can be
 killed; nobody is told exit status 0 for a task that was lost; `kata-shimd why` names the cause; nothing is left on the host; the
 same id runs again afterwards. Where something is left at first, the page says why, and it is gone after the retry.
+
+The agent dies as the host sees it: its connection ends while the machine runs, for it is process 1 of its guest. "containerd, away"
+is containerd stopped for two and a half minutes.
+
+What does not die but fails otherwise is a test each, with the same demands: `integration/chaos/test_failures.py` (a kernel that
+panics, memory used up in the container and in the guest, a QEMU that stands still, a guest that never answers, a full disk before
+and under a pod, no descriptors), `integration/hostile` (an agent that answers garbage, too much or too slowly),
+`integration/test_virtiofsd_slow.py`, and the nine pains of Kata's users in `integration/chaos/test_pains.py`.
 """
 #: What ctr's logger puts before a warning.
 _LOGGED: Final = re.compile(r'time="[^"]*" level=')
@@ -46,6 +55,7 @@ def _when(results: Results) -> Iterator[str]:
     how = "hardware virtualisation" if SCALE == 1 else "emulation (TCG)"
     yield f"Last result, {datetime.now(UTC):%Y-%m-%d}: {good} of {len(results)} cells as expected, by {how}."
     yield ""
+    yield f"- {revision.own()}"
     yield f"- Linux {platform.release()}, Python {platform.python_version()}"
     for program, flag in _PROGRAMS:
         if path := shutil.which(program):
@@ -79,7 +89,7 @@ def _details(results: Results) -> Iterator[str]:
         yield ""
         for moment in Moment:
             if (result := results.get((victim, moment))) and result.complaints:
-                yield from (f"- FAILED, {moment}: {_plain(complaint)}" for complaint in result.complaints)
+                yield from (f"- FAILED, {moment}: {plain(complaint)}" for complaint in result.complaints)
                 yield ""
 
 
@@ -92,11 +102,11 @@ def _row(results: Results, victim: Victim, moment: Moment) -> str:
     goes_on = "go on, and can be killed" if cell.survives else "are lost"
     if cell.leaves:
         goes_on += f"; something is left at first: {cell.leaves}"
-    why = f"{result.rule}: {_plain(result.sentence)}"
-    return f"| {moment} | {result.code} | {_plain(result.said) or '(nothing)'} | {why} | {goes_on} |"
+    why = f"{result.rule}: {plain(result.sentence)}"
+    return f"| {moment} | {result.code} | {plain(result.said) or '(nothing)'} | {why} | {goes_on} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """One line that fits a table."""
     line = " ".join(_LOGGED.sub("", text).split()).replace("|", "\\|").replace("<", "&lt;")
     return line if len(line) <= 220 else line[:220] + "…"

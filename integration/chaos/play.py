@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,7 +18,7 @@ from integration.harness import leaks
 from integration.harness.ctr import PATIENCE
 from integration.harness.waiting import TooLate, eventually
 from kata_shimd.debug.verdict import Verdict
-from kata_shimd.errors import ShimError
+from kata_shimd.errors import DeadlineExceeded, ShimError
 
 #: Let undo die right after its first record, wherever it is run.
 _UNDO_DIES: Final = "undo:1"
@@ -56,17 +56,17 @@ def play(stage: Stage, scene: leaks.Scene, victim: Victim, moment: Moment, name:
         complaints += [*_client(expected, code, said), *_states(at)]
         if expected.survives:
             verdict = stage.verdict(at.sandbox_id)
-            complaints += [*_survived(at, moment), *_ends(at)]
+            complaints += [*_survived(at, moment), *ends(at)]
         else:
-            complaints += _ends(at)
-            verdict = _dead(at)
+            complaints += ends(at)
+            verdict = dead(at)
         if verdict.rule not in expected.why:
             complaints.append(f"why says {verdict.rule}, not {'/'.join(sorted(expected.why))}")
     complaints += overdue(stage.pod(at.sandbox_id).journal())
     stage.remove(*at.ids)
     if not expected.leaves:
-        complaints += _left(scene, before, "it")
-    complaints += [*_again(stage, name), *_left(scene, before, "the retry")]
+        complaints += left(scene, before, "it")
+    complaints += [*again(stage, name), *left(scene, before, "the retry")]
     took = time.monotonic() - begin
     return Result(victim, moment, code, said, verdict.rule, verdict.sentence, took, tuple(complaints))
 
@@ -107,14 +107,15 @@ def _strike(at: Play, victim: Victim, moment: Moment) -> None:
 def _states(at: Play) -> Iterator[str]:
     """State of every container, as long as there is a daemon to ask: soon, and with a status that is not 0."""
     for container_id in at.ids:
-        with suppress(OSError, ShimError):
-            try:
-                state = at.stage.shim(at.sandbox_id).state(container_id)
-            except (AssertionError, TimeoutError) as error:
-                yield f"State of {container_id}: {error or 'no answer'}"
-            else:
-                if state.exited_at is not None and state.exit_status == 0:
-                    yield f"State tells exit status 0 of {container_id}"
+        try:
+            state = at.stage.shim(at.sandbox_id).state(container_id)
+        except (AssertionError, TimeoutError, DeadlineExceeded) as error:
+            yield f"State of {container_id}: {error or 'no answer'}"
+        except (OSError, ShimError):
+            continue  # no daemon, or none that knows it
+        else:
+            if state.exited_at is not None and state.exit_status == 0:
+                yield f"State tells exit status 0 of {container_id}"
 
 
 def _client(expected: Expected, code: int, said: str) -> Iterator[str]:
@@ -134,7 +135,7 @@ def _survived(at: Play, moment: Moment) -> Iterator[str]:
         at.stage.ctr.kill(container_id)
 
 
-def _ends(at: Play) -> Iterator[str]:
+def ends(at: Play) -> Iterator[str]:
     """Every container, lost or killed, ends, and is not said to have ended with 0."""
     for container_id in at.ids:
         try:
@@ -149,18 +150,18 @@ def _stopped(stage: Stage, container_id: str) -> bool:
     return stage.ctr.tasks().get(container_id, (0, "STOPPED"))[1] == "STOPPED"
 
 
-def _dead(at: Play) -> Verdict:
+def dead(at: Play) -> Verdict:
     """The verdict is final when the daemon has ended."""
     eventually(f"the end of {at.sandbox_id}", lambda: not at.stage.daemon_lives(at.sandbox_id), within=PATIENCE)
     return at.stage.verdict(at.sandbox_id)
 
 
-def _left(scene: leaks.Scene, before: leaks.Snapshot, what: str) -> Iterator[str]:
+def left(scene: leaks.Scene, before: leaks.Snapshot, what: str) -> Iterator[str]:
     if leaked := leaks.await_no_leak(scene, before):
         yield f"{what} left: {leaks.report(leaked)}"
 
 
-def _again(stage: Stage, name: str) -> Iterator[str]:
+def again(stage: Stage, name: str) -> Iterator[str]:
     """The same id runs again, which is the retry that an operator makes."""
     done = stage.ctr.run(name, "echo", "again")
     if (done.code, done.out) != (0, "again"):

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
@@ -15,17 +16,21 @@ from integration.harness import process
 from integration.harness.ctr import PATIENCE
 from integration.harness.waiting import eventually
 
+#: How long containerd is away: no event ends it, for nothing may happen then.
+AWAY_SECONDS: Final = 150.0
 _PIDFD_GETFD: Final = 438
 
 
 class Victim(StrEnum):
-    """Who dies. LAUNCHER is `containerd-shim-kata-v2 start`; DELETE is the undo that Delete and `delete` run."""
+    """Who dies. CONTAINERD is back at once, AWAY after minutes. LAUNCHER is `containerd-shim-kata-v2 start`, DELETE the undo that
+    Delete and `delete` run."""
 
     DAEMON = "daemon"
     QEMU = "QEMU"
     VIRTIOFSD = "virtiofsd"
     AGENT = "agent"
     CONTAINERD = "containerd"
+    AWAY = "containerd, away"
     LAUNCHER = "launcher (start)"
     DELETE = "delete (undo)"
 
@@ -75,6 +80,13 @@ def containerd(stage: Stage, _sandbox_id: str) -> None:
     stage.containerd.start()
 
 
+def away(stage: Stage, _sandbox_id: str) -> None:
+    """It is stopped, as for an upgrade that goes wrong, and is away for longer than any call may take."""
+    stage.containerd.stop()
+    time.sleep(AWAY_SECONDS)
+    stage.containerd.start()
+
+
 def launcher(stage: Stage, sandbox_id: str) -> None:
     """As soon as the daemon that it starts is in the ledger, and long before that is ready."""
     _recorded(stage, sandbox_id, "daemon")
@@ -90,6 +102,7 @@ KILL: Final[Mapping[Victim, Callable[[Stage, str], None]]] = {
     Victim.VIRTIOFSD: virtiofsd,
     Victim.AGENT: agent,
     Victim.CONTAINERD: containerd,
+    Victim.AWAY: away,
     Victim.LAUNCHER: launcher,
 }
 

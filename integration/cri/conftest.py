@@ -105,6 +105,24 @@ def pods(crictl: Crictl, name: str, tmp_path: Path, scene: leaks.Scene) -> Itera
         crictl.rmp(pod_id)
 
 
+@pytest.fixture(scope="module")
+def shared(crictl: Crictl, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Pods]:
+    """One pod for a whole module, as the module's ``POD`` wants it."""
+    made = Pods(
+        crictl, f"{request.module.__name__.rpartition('.')[2].replace('_', '-')}-", tmp_path_factory.mktemp("logs")
+    )
+    made.run("pod", **getattr(request.module, "POD", {}))
+    yield made
+    for pod_id in made.configs:
+        made.remove(pod_id)
+
+
+@pytest.fixture(scope="module")
+def pod_id(shared: Pods) -> str:
+    """The shared pod."""
+    return next(iter(shared.configs))
+
+
 #: A container that stays until it is told to end.
 STAY = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 86400 & wait; done")
 

@@ -16,21 +16,6 @@ from integration.harness.waiting import eventually
 
 
 @pytest.fixture(scope="module")
-def shared(crictl: Crictl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
-    """One pod for the whole module."""
-    made = Pods(crictl, "shared-", tmp_path_factory.mktemp("logs"))
-    made.run("pod")
-    yield made
-    for pod_id in made.configs:
-        made.remove(pod_id)
-
-
-@pytest.fixture(scope="module")
-def pod_id(shared: Pods) -> str:
-    return next(iter(shared.configs))
-
-
-@pytest.fixture(scope="module")
 def running(shared: Pods, pod_id: str) -> str:
     return shared.start(pod_id, *STAY, name="running")
 

@@ -23,20 +23,6 @@ POD = {
 
 
 @pytest.fixture(scope="module")
-def shared(crictl: Crictl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
-    made = Pods(crictl, "environment-", tmp_path_factory.mktemp("logs"))
-    made.run("pod", **POD)
-    yield made
-    for pod_id in made.configs:
-        made.remove(pod_id)
-
-
-@pytest.fixture(scope="module")
-def pod_id(shared: Pods) -> str:
-    return next(iter(shared.configs))
-
-
-@pytest.fixture(scope="module")
 def first(shared: Pods, pod_id: str) -> str:
     return shared.start(pod_id, *STAY, name="first")
 

@@ -10,17 +10,19 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Words
 from pathlib import Path
 
+from integration.differential import page
 from integration.differential.explore import Pair, Verdict, pair
 from integration.differential.generate import generate
-from integration.differential.report import Report, write
+from integration.differential.report import Incomplete, Report, write
 from integration.differential.shim import Kind, kata, runc
 from integration.differential.steps import Sequence, cases
-from integration.harness import process
+from integration.harness import process, revision
 
 
-def arguments() -> argparse.Namespace:
+def arguments(words: Words[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m integration.differential", description=__doc__)
     parser.add_argument("--sequences", type=int, default=100, help="how many seeds to try")
     parser.add_argument("--seed", type=int, default=1, help="the first seed; the others follow")
@@ -31,8 +33,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-shrink", action="store_true", help="do not look for the shortest sequence")
     parser.add_argument("--keep", type=Path, help="write the sequences that differ into this directory")
     parser.add_argument("--situations", action="store_true", help="print every situation in which a rule held")
-    parser.add_argument("--record", action="store_true", help="put the result on record, for docs/differences.md")
-    return parser.parse_args()
+    parser.add_argument("--record", action="store_true", help="put the result on record, and write docs/differences.md")
+    options = parser.parse_args(words)
+    if options.record and (options.file or options.self_check or not options.cases):
+        parser.error("--record is of a run with --cases, and with neither --file nor --self-check")
+    return options
 
 
 def sequences(options: argparse.Namespace) -> Iterator[Sequence]:
@@ -54,6 +59,7 @@ async def show(found: Pair, sequence: Sequence, verdict: Verdict, options: argpa
 
 async def run(options: argparse.Namespace, other: Kind, wanted: Iterable[Sequence]) -> Report:
     began = time.monotonic()
+    revision.revision()  # what is run, and not what has become of it at the end
     report = Report(other)
     async with pair(runc(), other) as found:
         for sequence in itertools.takewhile(lambda _: time.monotonic() - began < options.seconds, wanted):
@@ -65,6 +71,7 @@ async def run(options: argparse.Namespace, other: Kind, wanted: Iterable[Sequenc
     print(f"in {seconds:.0f} s")
     if options.record:
         write(report.record(f"seed {options.seed}", seconds))
+        page.PATH.write_text(page.page())
     return report
 
 
@@ -73,6 +80,9 @@ def main() -> int:
     process.become_subreaper()
     try:
         report = asyncio.run(run(options, runc() if options.self_check else kata(), sequences(options)))
+    except Incomplete as error:
+        print(error, file=sys.stderr)
+        return 1
     finally:
         for left in process.descendants():
             left.kill()

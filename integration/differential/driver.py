@@ -5,6 +5,7 @@ happen: a container of one sequence left for the next.
 """
 
 import asyncio
+import itertools
 import os
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,6 +13,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from integration.differential.bundle import Stdio, exec_request, request
+from integration.differential.compare import apart
+from integration.differential.judge import Parting, possible
 from integration.differential.record import LOST, NO_ANSWER, OK, Identities, Outcome, Reader, Record, StepRecord
 from integration.differential.shim import REPLIES, Kind, Shim
 from integration.differential.steps import Call, Rpc, Sequence, Step
@@ -66,6 +69,9 @@ class Replay:
         self._outputs: dict[str, list[Output]] = {}
         self._output_changed = asyncio.Event()
         self._record = Record()
+        #: What this shim makes of the lives that began, by what parted; of it no more is waited for.
+        self._parted: dict[str, int] = {}
+        self._marks = itertools.count()
 
     async def run(self) -> Record:
         try:
@@ -87,9 +93,39 @@ class Replay:
         for call in step.calls:
             if call.rpc is Rpc.CREATE:
                 await self._begin(call)
-        answers = await self._issue(step, len(self._record.steps), held)
-        late = [wanted for wanted in step.until if not await self._comes(wanted)]
+        number = len(self._record.steps)
+        begun = [one for one in possible(self._sequence, self._record, number) if not self._apart(one.call.target)]
+        await self._mark(begun)
+        answers = await self._issue(step, number, held)
+        late = [wanted for wanted in self._wanted(step, begun, answers) if not await self._comes(wanted)]
         return StepRecord(answers, {} if step.open else await self._states(step), tuple(late))
+
+    async def _mark(self, begun: list[Parting]) -> None:
+        """Note how much of the containers' events is from before, once all of it has come."""
+        if begun:
+            with suppress(ShimError, TimeoutError):
+                await self._told()
+        for one in begun:
+            for container in self._begun:
+                count = len(self._shim.recorder.of(self._real(container)))
+                self._record.told[one.target, container] = count
+
+    def _wanted(self, step: Step, begun: list[Parting], answers: list[Outcome]) -> list[str]:
+        """What is to come of a step. ``until`` speaks of runc's shim, and of ours as long as nothing has parted."""
+        ended = []
+        for one in begun:
+            turn = one.life.runc if self._shim.kind.is_runc else one.life.ours
+            if any(
+                call == one.call and answer.code == turn.code for call, answer in zip(step.calls, answers, strict=True)
+            ):
+                self._parted.setdefault(one.target, one.step)
+                ended += [f"exit {one.call.target}"] if turn.status(one.call) is not None else []
+        if self._shim.kind.is_runc:
+            return list(step.until)
+        return [*(wanted for wanted in step.until if not self._apart(wanted.partition(" ")[2])), *ended]
+
+    def _apart(self, target: str) -> bool:
+        return apart(self._parted, target, len(self._record.steps))
 
     async def _issue(self, step: Step, number: int, held: asyncio.TaskGroup) -> list[Outcome]:
         answers = [Outcome(NO_ANSWER)] * len(step.calls)
@@ -111,7 +147,12 @@ class Replay:
         self._output_changed.set()
 
     async def _answer(self, call: Call, answers: list[Outcome], index: int) -> None:
-        answers[index] = await self._call(call)
+        """A Wait that is not held is of a process that has ended, unless it lives on with one of the two."""
+        settle = self._shim.kind.settle
+        within = None if call.rpc is not Rpc.WAIT else settle / 4 if self._apart(call.target) else settle
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                answers[index] = await self._call(call)
 
     async def _states(self, step: Step) -> dict[str, Outcome]:
         """State of every process that the step's containers may have by now."""
@@ -266,8 +307,12 @@ class Replay:
         outputs = [output for outputs in self._outputs.values() for output in outputs]
         async with self._in_time():
             await self._until(lambda: all(output.ended or not output.data for output in outputs))
+        await self._told()
+
+    async def _told(self) -> None:
+        """All that has been published is recorded, as far as a pod is there to tell."""
         if not self._sequence.alone:
-            await self._shim.events_settled(f"mark-{self._prefix}".strip("-"))
+            await self._shim.events_settled(f"mark-{self._prefix}{next(self._marks)}")
 
     def _target(self, container: str, event: dict[str, Any]) -> str:
         exec_id = event.get("exec_id") or event.get("id", "")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from integration.differential.compare import Difference
 from integration.differential.driver import Orders, replay, replay_alone
-from integration.differential.intended import judge
+from integration.differential.judge import judge, same
 from integration.differential.model import annotate
 from integration.differential.record import Record
 from integration.differential.shim import Kind, Shim
@@ -84,16 +84,20 @@ class Pair:
             one = group.create_task(self.runc.replay(sequence), name="runc")
             two = group.create_task(self.other.replay(sequence), name="other")
         truth, ours = one.result(), two.result()
-        verdict = _verdict(sequence, truth, ours)
+        verdict = self._verdict(sequence, truth, ours)
         if not verdict.differences or not _concurrent(sequence):
             return verdict
         left = verdict.differences
         async for truth in self._other_truths(sequence):
-            again = {difference.ours_alone for difference in _verdict(sequence, truth, ours).differences}
+            again = {difference.ours_alone for difference in self._verdict(sequence, truth, ours).differences}
             left = [difference for difference in left if difference.ours_alone in again]
             if not left:
                 break
         return Verdict(left, verdict.used)
+
+    def _verdict(self, sequence: Sequence, truth: Record, ours: Record) -> Verdict:
+        judgement = (same if self.other.kind.is_runc else judge)(sequence, truth, ours)
+        return Verdict(judgement.left, frozenset(judgement.used))
 
     async def _other_truths(self, sequence: Sequence) -> AsyncIterator[Record]:
         for _ in range(AGAIN):
@@ -126,11 +130,6 @@ async def pair(runc: Kind, other: Kind) -> AsyncIterator[Pair]:
             await made.other.close()
         finally:
             await made.runc.close()
-
-
-def _verdict(sequence: Sequence, truth: Record, ours: Record) -> Verdict:
-    judgement = judge(sequence, truth, ours)
-    return Verdict(judgement.left, frozenset(judgement.used))
 
 
 # --- concurrency -----------------------------------------------------------------------------------------------------

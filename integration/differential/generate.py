@@ -43,8 +43,10 @@ SIGNALS: Final = (
 STRANGERS: Final = ("=nobody", "=", "=../etc")
 #: Left out, and cases of their own: what runc's shim dies of, and a checkpoint, of which runc makes what cannot be started.
 CREATED_WRONG: Final = sorted(CREATE_FLAWS.keys() - {"checkpoint"})
-ADDED_WRONG: Final = sorted(EXEC_FLAWS.keys() - {"no-spec"})
+ADDED_WRONG: Final = sorted(EXEC_FLAWS.keys() - {"no-spec"} | {"bad-stdio"})
 UPDATED_WRONG: Final = sorted(UPDATE_FLAWS.keys() - {"no-resources"})
+#: How many of the signals that part a container are left.
+PARTING: Final = 0.1
 PROGRAMS: Final = (Program.SLEEP, Program.SLEEP, Program.TRAP, Program.TRAP, Program.CAT, Program.EXIT)
 
 
@@ -112,11 +114,29 @@ def _exec_odd(draw: Draw) -> Call | None:
     return Call(Rpc.EXEC, draw.rng.choice(CONTAINERS), exec_id, program=Program.SLEEP)
 
 
+def _signal(draw: Draw, container: str, process: str) -> int:
+    """Any; but one after which nothing more of a container can be compared is mostly drawn again, as a waste of what follows."""
+    while True:
+        signal = draw.rng.choice(SIGNALS)
+        if not parts(draw.model, Call(Rpc.KILL, container, process, signal=signal)) or draw.chance(PARTING):
+            return signal
+
+
+def parts(model: Model, call: Call) -> bool:
+    """Whether it makes an init live differently in a VM: what `intended` has as lives of a container."""
+    init = model.process(call.target)
+    if call.rpc is not Rpc.KILL or init is None or not init.is_init:
+        return False
+    if init.stage is Stage.CREATED:
+        return call.signal in (SIGHUP, SIGTERM)
+    return init.stage in LIVE and init.program is not Program.TRAP and call.signal == SIGTERM
+
+
 def _kill(draw: Draw) -> Call | None:
     found = draw.target(*LIVE)
     if found is None:
         return None
-    signal = draw.rng.choice(SIGNALS)
+    signal = _signal(draw, *found)
     return Call(Rpc.KILL, *found, signal=signal, everyone=draw.chance(0.3))
 
 
@@ -164,7 +184,7 @@ def _any(draw: Draw) -> Call | None:
     rpc = draw.rng.choice(ANYWHERE)
     container, process = draw.target() or ("c0", "")
     if rpc in ON_PROCESS:
-        return Call(rpc, container, process, signal=draw.rng.choice(SIGNALS) if rpc is Rpc.KILL else 0)
+        return Call(rpc, container, process, signal=_signal(draw, container, process) if rpc is Rpc.KILL else 0)
     return Call(rpc, container)
 
 

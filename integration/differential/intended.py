@@ -1,72 +1,16 @@
-"""The differences that are meant. `page` writes them to ``docs/differences.md``.
+"""The differences that are meant, as a table of `rules`. `page` writes them to ``docs/differences.md``."""
 
-An `Answer` speaks of what one RPC answers in one situation, a `Life` of what becomes of the container from there on, so that
-nothing more of it can be compared. Everything that is not in ``when`` may be anything; a fact that is not there reads ``no``.
-"""
-
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from integration.differential.compare import Difference, Facts, compare, situations
-from integration.differential.record import Record
-from integration.differential.steps import Rpc, Sequence
-
-When = Mapping[str, tuple[str, ...]]
-
-
-def _holds(when: When, facts: Facts) -> bool:
-    return all(facts.get(name, "no") in values for name, values in when.items())
-
-
-ANY_CODE: Final = ("any code", "any code")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """``aspect``: as in `Difference`. ``runc`` and ``ours``: the values that may stand there; empty for any."""
-
-    name: str
-    rpcs: tuple[str, ...]
-    when: When
-    runc: tuple[str, ...]
-    ours: tuple[str, ...]
-    reason: str
-    situation: str
-    aspect: str = "code"
-    #: What the two say, for the page, where it is no code.
-    words: tuple[str, str] = ANY_CODE
-
-    def covers(self, difference: Difference) -> bool:
-        return (
-            difference.facts["rpc"] in self.rpcs
-            and difference.aspect == self.aspect
-            and (not self.runc or difference.runc in self.runc)
-            and (not self.ours or difference.ours in self.ours)
-            and _holds(self.when, difference.facts)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """From this call on the container lives differently. ``runc`` and ``ours`` are sentences for the page."""
-
-    name: str
-    rpcs: tuple[str, ...]
-    when: When
-    runc: str
-    ours: str
-    reason: str
-    situation: str
-
-    def begins(self, facts: Facts) -> bool:
-        return facts["rpc"] in self.rpcs and _holds(self.when, facts)
-
+from integration.differential.rules import ITS_ID, Answer, Life, Scope, Turn
+from integration.differential.steps import Rpc
 
 UNKNOWN: Final = ("UNKNOWN",)
 WRONG_STATE: Final = ("FAILED_PRECONDITION",)
 INVALID: Final = ("INVALID_ARGUMENT",)
 EVERY: Final = tuple(str(rpc) for rpc in Rpc)
+#: The exit statuses of processes that signals end.
+_BY_SIGNAL: Final = {str(number): 128 + number for number in (1, 9, 10, 15)}
 
 ANSWERS: Final[tuple[Answer, ...]] = (
     Answer(
@@ -133,6 +77,33 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         reason="The guest agent's own code is handed on.",
     ),
     Answer(
+        name="exec-of-no-process",
+        rpcs=("Exec",),
+        when={"flaw": ("bad-json", "not-an-object"), "state": ("absent",)},
+        runc=("UNKNOWN", "NOT_FOUND"),
+        ours=INVALID,
+        situation="a process that is no OCI process",
+        reason="The caller's mistake.",
+    ),
+    Answer(
+        name="bad-exec-in-vain",
+        rpcs=("Exec",),
+        when={"flaw": ("no-args", "relative-cwd"), "container": ("absent", "paused", "stopped")},
+        runc=("UNKNOWN", "NOT_FOUND"),
+        ours=INVALID,
+        situation="a process that cannot be run as described, in a container that takes no exec",
+        reason="The process is looked at first.",
+    ),
+    Answer(
+        name="exec-with-bad-streams",
+        rpcs=("Start",),
+        when={"process": ("exec",), "state": ("created",), "made": ("bad-stdio",)},
+        runc=UNKNOWN,
+        ours=INVALID,
+        situation="an exec whose streams are of an unknown scheme",
+        reason="The caller's mistake.",
+    ),
+    Answer(
         name="malformed-id",
         rpcs=("Create",),
         when={"id": ("malformed",)},
@@ -190,10 +161,10 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         name="pids-of-stopped",
         rpcs=("Pids",),
         when={"state": ("stopped",)},
-        aspect="reply.processes",
-        words=("an empty list", "one entry a process, as while it ran"),
-        runc=(),
-        ours=(),
+        aspect="reply.processes.empty",
+        words=("an empty list", "one entry, of its init"),
+        runc=("true",),
+        ours=("false",),
         situation="a container that has stopped",
         reason="containerd 1.7 and later take an empty list for a leaked shim and remove it; we answer with the VM's pid.",
     ),
@@ -224,20 +195,9 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         aspect="state.exec_id",
         words=("`exec_id` empty", "`exec_id` set"),
         runc=('""',),
-        ours=(),
+        ours=(ITS_ID,),
         situation="an exec",
         reason="The reply has a field for the exec's id; runc's shim leaves it empty.",
-    ),
-    Answer(
-        name="shim-survives",
-        rpcs=("(end)",),
-        when={},
-        aspect="shim",
-        words=("the shim dies, and its containers with it", "the shim stays"),
-        runc=("gone",),
-        ours=("there",),
-        situation="a sequence is over in which a request lacked its payload",
-        reason="runc's shim follows a pointer that is nil.",
     ),
     Answer(
         name="state-of-an-exec",
@@ -246,7 +206,7 @@ ANSWERS: Final[tuple[Answer, ...]] = (
         aspect="reply.exec_id",
         words=("`exec_id` empty", "`exec_id` set"),
         runc=('""',),
-        ours=(),
+        ours=(ITS_ID,),
         situation="an exec",
         reason="The reply has a field for the exec's id; runc's shim leaves it empty.",
     ),
@@ -257,18 +217,28 @@ LIVES: Final[tuple[Life, ...]] = (
         name="term-kills-init",
         rpcs=("Kill",),
         when={"process": ("init",), "state": ("running", "paused"), "signal": ("15",), "runs": ("sleep", "cat")},
-        runc="nothing happens: the kernel ignores it for the init of a pid namespace",
-        ours="it is killed, exit status 137",
+        runc=Turn("nothing happens: the kernel ignores it for the init of a pid namespace", "OK"),
+        ours=Turn("it is killed, exit status 137", "OK", ends={"15": 137}),
+        scope=Scope.CONTAINER,
         situation="SIGTERM to an init without a handler for it",
         reason="Kata's agent does so, that a pod's stop need not wait for its grace period.",
     ),
     Life(
         name="signal-before-start",
         rpcs=("Kill",),
-        when={"process": ("init",), "state": ("created",), "signal": ("1", "10", "15", "28")},
-        runc="its own init, which waits in the container's stead, takes it: SIGTERM and SIGHUP end it with exit status 2",
-        ours="the guest's runtime decides: SIGTERM ends it with 137, others wait for the program",
-        situation="a signal other than SIGKILL to a container that has not been started",
+        when={"process": ("init",), "state": ("created",), "signal": ("1", "15")},
+        runc=Turn(
+            "its own init, which waits in the container's stead, takes it, and ends with exit status 2",
+            "OK",
+            ends={"1": 2, "15": 2},
+        ),
+        ours=Turn(
+            "the guest's runtime decides: SIGTERM ends it with 137, SIGHUP waits for the program",
+            "OK",
+            ends={"15": 137},
+        ),
+        scope=Scope.CONTAINER,
+        situation="SIGTERM or SIGHUP to a container that has not been started",
         reason="What runs before Start belongs to the runtime; runc's exit status is an accident of the language it is written in.",
     ),
     Life(
@@ -278,227 +248,91 @@ LIVES: Final[tuple[Life, ...]] = (
             "process": ("exec",),
             "state": ("paused",),
             "container": ("paused",),
-            "signal": ("1", "9", "10", "15"),
+            "runs": ("sleep", "cat"),
+            "signal": tuple(_BY_SIGNAL),
         },
-        runc="on a host with cgroups v1 it ends once the container is resumed",
-        ours="it may end at once",
-        situation="a fatal signal to an exec in a paused container",
+        runc=Turn("on a host with cgroups v1 it ends once the container is resumed", "OK"),
+        ours=Turn("it ends at once", "OK", ends=_BY_SIGNAL),
+        situation="a signal that ends it, to an exec in a paused container",
         reason="The guest has cgroups v2, whose freezer lets fatal signals through; so it is with runc on a host that has them.",
     ),
     Life(
-        name="exec-before-start",
+        name="kill-of-trap-in-pause",
+        rpcs=("Kill",),
+        when={
+            "process": ("exec",),
+            "state": ("paused",),
+            "container": ("paused",),
+            "runs": ("trap",),
+            "signal": ("1", "9", "10"),
+        },
+        runc=Turn("on a host with cgroups v1 it ends once the container is resumed", "OK"),
+        ours=Turn("it ends at once", "OK", ends=_BY_SIGNAL),
+        situation="a signal that ends it, to an exec in a paused container",
+        reason="The guest has cgroups v2, whose freezer lets fatal signals through; so it is with runc on a host that has them.",
+    ),
+    Life(
+        name="bad-exec",
         rpcs=("Exec",),
-        when={"container": ("created",)},
-        runc="it is added and can be started",
-        ours="FAILED_PRECONDITION",
-        situation="a container that has not been started",
-        reason="The guest agent runs execs in running containers only.",
+        when={"flaw": ("no-args", "relative-cwd"), "state": ("absent",), "container": ("created", "running")},
+        runc=Turn("it is added; its Start fails", "OK", state="created"),
+        ours=Turn("`INVALID_ARGUMENT`", "INVALID_ARGUMENT", state="absent"),
+        situation="a process that cannot be run as described",
+        reason="Said where the mistake is made.",
     ),
     Life(
         name="no-payload",
         rpcs=("Exec", "Update"),
         when={"flaw": ("no-spec", "no-resources"), "container": ("created", "running")},
-        runc="the shim dies",
-        ours="INVALID_ARGUMENT",
+        runc=Turn("the shim dies", "LOST", state="lost"),
+        ours=Turn("`INVALID_ARGUMENT`", "INVALID_ARGUMENT"),
+        scope=Scope.POD,
         situation="an exec without a process, an update without resources",
         reason="A request that lacks what it is about harms nobody else.",
-    ),
-    Life(
-        name="create-from-checkpoint",
-        rpcs=("Create",),
-        when={"flaw": ("checkpoint",), "state": ("absent",)},
-        runc="the restore is begun, and fails at Start",
-        ours="FAILED_PRECONDITION",
-        situation="with a checkpoint to restore",
-        reason="A container in a VM cannot be restored; `UNIMPLEMENTED` would make containerd 2.x ask again as v2.",
     ),
     Life(
         name="malformed-exec-id",
         rpcs=("Exec",),
         when={"id": ("malformed",), "container": ("created", "running")},
-        runc="it is added, and used as a file name",
-        ours="INVALID_ARGUMENT",
+        runc=Turn("it is added, and used as a file name", "OK"),
+        ours=Turn("`INVALID_ARGUMENT`", "INVALID_ARGUMENT"),
         situation="an id that is no identifier, or empty",
         reason="runc's shim relies on containerd having checked it; an empty one would stand for the container's init.",
     ),
     Life(
-        name="bad-exec",
+        name="exec-before-start",
         rpcs=("Exec",),
-        when={"flaw": ("no-args", "relative-cwd", "bad-stdio", "bad-json", "not-an-object"), "state": ("absent",)},
-        runc="it is added; its Start fails",
-        ours="INVALID_ARGUMENT",
-        situation="a process that cannot be run as described",
-        reason="Said where the mistake is made.",
+        when={"container": ("created",)},
+        runc=Turn("it is added and can be started", "OK", state="created"),
+        ours=Turn("`FAILED_PRECONDITION`", "FAILED_PRECONDITION", state="absent"),
+        situation="a container that has not been started",
+        reason="The guest agent runs execs in running containers only.",
+    ),
+    Life(
+        name="create-after-bad-streams",
+        rpcs=("Create",),
+        when={
+            "state": ("absent",),
+            "made": ("bad-stdio",),
+            "flaw": ("no",),
+            "program": ("sleep", "trap", "cat", "exit"),
+        },
+        runc=Turn("the id stays used by what the first one left: `UNKNOWN`", "UNKNOWN", state="absent"),
+        ours=Turn("it is created", "OK", state="created"),
+        scope=Scope.CONTAINER,
+        situation="once more, after one with a terminal and a stream of an unknown scheme",
+        reason="A Create that fails leaves nothing; runc's shim forgets the container that it could not give a console.",
+    ),
+    Life(
+        name="create-from-checkpoint",
+        rpcs=("Create",),
+        when={"flaw": ("checkpoint",), "state": ("absent",)},
+        runc=Turn("the restore is begun, and fails at Start", "OK", state="created"),
+        ours=Turn("`FAILED_PRECONDITION`", "FAILED_PRECONDITION", state="absent"),
+        scope=Scope.CONTAINER,
+        situation="with a checkpoint to restore",
+        reason="A container in a VM cannot be restored; `UNIMPLEMENTED` would make containerd 2.x ask again as v2.",
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of the OCI spec that does not reach the guest as it stands."""
-
-    part: str
-    fate: str
-    reason: str
-
-
-SPEC: Final[tuple[Part, ...]] = (
-    Part(
-        "`linux.uidMappings`, `linux.gidMappings`",
-        "refused: `FAILED_PRECONDITION`",
-        "The guest maps no ids, so files would get other owners.",
-    ),
-    Part(
-        "`mounts`: `uidMappings`, `gidMappings`",
-        "refused: `FAILED_PRECONDITION`",
-        "The same, for one mount.",
-    ),
-    Part(
-        "`hooks`",
-        "refused: `FAILED_PRECONDITION`",
-        "They are programs of the host that expect the container's processes and namespaces there.",
-    ),
-    Part(
-        "`process.scheduler`, `process.ioPriority`, `process.execCPUAffinity`, `linux.personality`, `linux.netDevices`",
-        "refused: `FAILED_PRECONDITION`",
-        "The protocol of the guest's agent has no field for them.",
-    ),
-    Part(
-        "`linux.resources.cpu`: burst, idle",
-        "refused: `FAILED_PRECONDITION`",
-        "The protocol of the guest's agent has no field for them.",
-    ),
-    Part(
-        "`linux.resources.memory`: kernel, kernelTCP, swappiness, disableOOMKiller; `linux.resources.cpu`: realtimeRuntime, "
-        "realtimePeriod",
-        "refused by the default guest",
-        "Its control groups are of version 2, which has no such limits.",
-    ),
-    Part(
-        "`linux.resources.unified`, `linux.seccomp.defaultErrnoRet`, `process.user.umask` of a container",
-        "honoured by the default guest, unknown to Kata's agent",
-        "Kata's protocol has no field for them; they go in an annotation.",
-    ),
-    Part(
-        "`process.user.umask` of an exec other than 022; `linux.resources.unified` in an Update that changes it",
-        "refused: `UNIMPLEMENTED`",
-        "Neither request has annotations.",
-    ),
-    Part(
-        "`linux.resources.devices` in an Update",
-        "left as they were at Create",
-        "runc does the same; clients repeat the whole of a container's resources.",
-    ),
-    Part(
-        "`linux.resources.memory`: useHierarchy, checkBeforeUpdate",
-        "left out",
-        "Version 2 of the control groups is always hierarchical, and makes a group reclaim what is over a new limit.",
-    ),
-    Part(
-        "`linux.seccomp`",
-        "left out while `disable_guest_seccomp` is true, Kata's default",
-        "The VM is the boundary.",
-    ),
-    Part(
-        "`linux.seccomp`: listenerPath, listenerMetadata",
-        "left out",
-        "A file descriptor cannot be handed to a process of the host.",
-    ),
-    Part(
-        "`linux.devices`",
-        "made with the number that is asked for",
-        "What is behind it is the guest's device of that number; for those of `/dev/null` and its like it is the same.",
-    ),
-    Part(
-        "the process and mounts of a pod's `/pause`", "left out", "It is a child of the agent, with no program to run."
-    ),
-    Part("`process.commandLine`, `windows`, `solaris`, `vm`, `zos`", "left out", "They are for other systems."),
-    Part(
-        "`process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`",
-        "left out",
-        "They name policies of the host's kernel.",
-    ),
-    Part(
-        "`linux.namespaces`: network, cgroup, time",
-        "the guest's",
-        "A pod has one network and one cgroup root; clocks are the VM's.",
-    ),
-    Part("`linux.namespaces`: pid with a path", "the pod's shared one", "The path names a namespace of the host."),
-    Part(
-        "`linux.namespaces`: ipc, uts",
-        "the pod's, with or without a path",
-        "Containers of a pod share them; the path names a namespace of the host.",
-    ),
-    Part(
-        "`linux.namespaces`: mount, pid, cgroup",
-        "the container's own even where none is listed",
-        "Without one it would be the agent's.",
-    ),
-    Part(
-        "`linux.resources.cpu`: cpus, mems", "left out", "They are numbers of the host's processors and memory nodes."
-    ),
-    Part("`linux.resources`: network, rdma", "left out", "They are priorities of the host's interfaces and devices."),
-    Part(
-        "`linux.intelRdt`, `linux.timeOffsets`",
-        "left out",
-        "They are registers of the host's processor and clocks of the host.",
-    ),
-    Part(
-        "`linux.cgroupsPath`",
-        "the guest's own",
-        "A path of the host may climb, and nothing in the guest depends on it.",
-    ),
-    Part(
-        "`mounts`: binds of devices and sockets below `/dev`",
-        "the guest's own",
-        "A device number means nothing in another kernel.",
-    ),
-    Part(
-        "`mounts`: `rshared`",
-        "shared inside the guest, where `linux.rootfsPropagation` is `rshared` too, as CRI sets it",
-        "What the container mounts is mounted in another kernel and does not reach the host.",
-    ),
-    Part("`mounts`: a bind at `/dev/shm`", "the pod's, in the guest", "Memory cannot be shared across kernels."),
-)
-
 
 RULES: Final[tuple[Answer | Life, ...]] = (*ANSWERS, *LIVES)
-
-
-def _situation(facts: Facts) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items())
-
-
-@dataclass(slots=True)
-class Judgement:
-    """What no rule covers, and the rules that covered the rest, each with the situation in which it held."""
-
-    left: list[Difference]
-    used: set[tuple[str, str]]
-
-
-def judge(sequence: Sequence, runc: Record, ours: Record) -> Judgement:
-    """Compare two records."""
-    used: set[tuple[str, str]] = set()
-    parted = dict(_partings(sequence, runc, used))
-    left = []
-    for difference in compare(sequence, runc, ours):
-        if difference.step >= parted.get(difference.container, difference.step + 1):
-            continue
-        rule = next((rule for rule in ANSWERS if rule.covers(difference)), None)
-        if rule is None:
-            left.append(difference)
-        else:
-            used.add((rule.name, f"{_situation(difference.facts)}: {difference.runc} → {difference.ours}"))
-    return Judgement(left, used)
-
-
-def _partings(sequence: Sequence, runc: Record, used: set[tuple[str, str]]) -> Iterator[tuple[str, int]]:
-    """The step from which a container is not compared any more."""
-    seen: set[str] = set()
-    for number, container, facts in situations(sequence, runc):
-        rule = next((rule for rule in LIVES if rule.begins(facts)), None)
-        if rule is not None and container not in seen:
-            seen.add(container)
-            used.add((rule.name, _situation(facts)))
-            yield container, number

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from integration.differential.intended import ANSWERS, ANY_CODE, LIVES, SPEC, Answer, Life
+from integration.differential.intended import ANSWERS, LIVES
 from integration.differential.report import LAST_RUN
+from integration.differential.rules import ANY_CODE, Answer, Life
+from integration.differential.spec_parts import SPEC
 from integration.differential.steps import Rpc
 
+PATH: Final = Path(__file__).parents[2] / "docs/differences.md"
 HEAD: Final = """\
 <!-- made by `python -m integration.differential.page`; edit integration/differential/intended.py instead -->
 
@@ -30,7 +34,9 @@ ANSWERED: Final = """
 LIVED: Final = """
 ## Lives
 
-After these calls the containers are in different states, so nothing more of them is compared.
+After these calls a process, or a container with its execs, is in different states, so nothing more of it is compared: neither its
+answers nor, from there on, its events. What both answer to the call itself, the state they tell next and the exit status of what
+ends are checked against the row; and of ours that its events, states and exit statuses agree with each other to the end.
 
 | RPC | situation | runc's | ours | reason |
 |---|---|---|---|---|
@@ -43,21 +49,10 @@ A container in a VM has no part in the host's kernel. Everything else in a spec 
 | part | what becomes of it | reason |
 |---|---|---|
 """
-OPEN: Final = """
-## A known fault
-
-An id that is created again in the same pod within a second of a Create that failed, or of its Delete, can meet what the guest still
-remembers of the shared directory of that name: entries are believed for a second (virtiofsd's `cache=auto`). Then Create fails
-in the guest (`/dev/null`, or the program, is not in the new container) with INVALID_ARGUMENT, and what was begun may not hear
-SIGKILL until the VM is ended for it. Seen as seed 7051, and about once in ten on a quiet machine. The kubelet and `ctr` use an id
-once, so it is met by tests first; the cure is a directory of a new name for each creation.
-Until then the sequence is in `integration/differential/cases/open`, replayed with `--file`, and the test in the long form of
-`integration/test_error_codes.py`.
-"""
 LAST: Final = """
 ## The last run on record
 
-`python -m integration.differential --cases --sequences N --seed S --record`; the short form is a test,
+`integration/long differential` puts a run on record and writes this page; the short form is a test,
 `integration/differential/test_differential.py`: the kept sequences (`integration/differential/cases`) and a few fresh ones, whose
 seed it prints.
 
@@ -75,9 +70,9 @@ def page() -> str:
     """The whole page."""
     # What is seen in the reply, and again when everybody is asked for their state, is one row.
     answers = _table(dict.fromkeys(_answer(rule) for rule in ANSWERS))
-    lives = _table(_life(rule) for rule in LIVES)
+    lives = _table(dict.fromkeys(_life(rule) for rule in LIVES))
     parts = _table((row.part, row.fate, row.reason) for row in SPEC)
-    return HEAD + ANSWERED + answers + LIVED + lives + READ + parts + OPEN + _last_run(json.loads(LAST_RUN.read_text()))
+    return HEAD + ANSWERED + answers + LIVED + lives + READ + parts + _last_run(json.loads(LAST_RUN.read_text()))
 
 
 def _last_run(run: Mapping[str, Any]) -> str:
@@ -112,7 +107,7 @@ def _codes(values: tuple[str, ...]) -> str:
 
 
 def _life(rule: Life) -> tuple[str, ...]:
-    return _rpcs(rule.rpcs), rule.situation, rule.runc, rule.ours, rule.reason
+    return _rpcs(rule.rpcs), rule.situation, rule.runc.words, rule.ours.words, rule.reason
 
 
 def _rpcs(rpcs: tuple[str, ...]) -> str:

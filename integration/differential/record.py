@@ -17,6 +17,7 @@ Value = Any
 NO_ANSWER: Final = "NO ANSWER"
 LOST: Final = "LOST"
 OK: Final = "OK"
+NOT_FOUND: Final = "NOT_FOUND"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Record:
     ends: dict[str, str] = field(default_factory=dict)
     #: By container: topic and fields, in order.
     events: dict[str, list[tuple[str, Mapping[str, Value]]]] = field(default_factory=dict)
+    #: By what lived differently from some step on, and by container: how many of its events had been told before that step.
+    told: dict[tuple[str, str], int] = field(default_factory=dict)
     #: By process and attempt: what came out of its stdout, and whether its end was seen.
     outputs: dict[str, tuple[str, bool]] = field(default_factory=dict)
     #: By process: how many different pids and exit times it had.

@@ -16,7 +16,9 @@ from typing import Any, Final
 from integration.differential.explore import Verdict
 from integration.differential.intended import RULES
 from integration.differential.shim import Kind
-from integration.differential.steps import Rpc, Sequence
+from integration.differential.steps import Rpc, Sequence, cases
+from integration.harness import revision
+from kata_shimd import __version__
 
 LAST_RUN: Final = Path(__file__).with_name("last_run.json")
 #: What is asked for its version, and with which words.
@@ -25,6 +27,10 @@ PROGRAMS: Final = {
     "runc": ("runc", "--version"),
     "QEMU": ("qemu-system-x86_64", "--version"),
 }
+
+
+class Incomplete(ValueError):
+    """A run that is no measure of anything."""
 
 
 @dataclass(slots=True)
@@ -83,7 +89,12 @@ class Report:
         return lines
 
     def record(self, first: str, seconds: float) -> dict[str, Any]:
-        """What `page` shows of it."""
+        """What `page` shows of it.
+
+        :raises Incomplete: a kept sequence was left out
+        """
+        if self.kept != (there := len(cases())):
+            raise Incomplete(f"{self.kept} of {there} kept sequences were replayed: only a run of all goes on record")
         return {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "sequences": self.done,
@@ -105,7 +116,8 @@ def write(record: dict[str, Any], path: Path = LAST_RUN) -> None:
 
 def versions() -> dict[str, str]:
     """Of the programs that a run compares; a program that does not answer is left out."""
-    found = {"Python": platform.python_version(), "Linux": platform.release()}
+    own = f"{__version__} ({revision.revision()})"
+    found = {"kata-shimd": own, "Python": platform.python_version(), "Linux": platform.release()}
     for name, argv in PROGRAMS.items():
         said = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
         if number := re.search(r"\d+\.\d+\.\d+[\w.~+-]*", said):

@@ -48,6 +48,10 @@ class Kind:
     settle: float
     services: tuple[str, ...] = (task_v2.SERVICE.name,)
 
+    @property
+    def is_runc(self) -> bool:
+        return self.name == "runc"
+
     def service(self, sequence: str) -> str:
         """The same one for the same sequence, wherever it is replayed."""
         return self.services[zlib.crc32(sequence.encode()) % len(self.services)]

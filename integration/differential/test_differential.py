@@ -4,21 +4,26 @@
 """
 
 import asyncio
+import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from integration.differential.__main__ import arguments
 from integration.differential.explore import Verdict, pair
-from integration.differential.generate import generate
+from integration.differential.generate import generate, parts
 from integration.differential.intended import RULES
-from integration.differential.page import page
+from integration.differential.model import Model
+from integration.differential.page import PATH, page
+from integration.differential.report import LAST_RUN, Incomplete, Report
 from integration.differential.shim import kata, runc
 from integration.differential.steps import Rpc, Sequence, cases
+from integration.harness import longforms
 
 #: How many fresh sequences are tried.
 FRESH: Final = 4
@@ -68,8 +73,71 @@ def test_fresh_sequences_differ_only_as_intended() -> None:
 
 
 def test_the_page_is_current() -> None:
-    kept = Path(__file__).parents[2] / "docs/differences.md"
-    assert kept.read_text() == page(), "python -m integration.differential.page > docs/differences.md"
+    assert PATH.read_text() == page(), "python -m integration.differential.page > docs/differences.md"
+
+
+def test_the_record_is_of_these_rules_and_cases() -> None:
+    """`integration/long differential` makes it anew."""
+    assert stale(json.loads(LAST_RUN.read_text())) == []
+
+
+def stale(run: Mapping[str, Any]) -> list[str]:
+    """What of a run on record is of other rules, of other kept sequences, or of nobody knows which state of the project."""
+    found = {
+        "rules": list(run["rules"]) != [rule.name for rule in RULES],
+        "kept sequences": run["kept"] != len(cases()),
+        "a difference": run["unexplained"] != 0,
+        "no revision": "(" not in run["versions"].get("kata-shimd", ""),
+    }
+    return [what for what, wrong in found.items() if wrong]
+
+
+def test_a_record_that_is_stale_is_seen() -> None:
+    """A rule more or less, a kept sequence that was left out, a difference, no revision: each by itself."""
+    rules = dict.fromkeys((rule.name for rule in RULES), 1)
+    good = {"rules": rules, "kept": len(cases()), "unexplained": 0, "versions": {"kata-shimd": "0.1.0 (abc)"}}
+    assert stale(good) == []
+    assert stale({**good, "rules": {**rules, "another": 1}}) == ["rules"]
+    assert stale({**good, "rules": dict(list(rules.items())[1:])}) == ["rules"]
+    assert stale({**good, "kept": len(cases()) - 1}) == ["kept sequences"]
+    assert stale({**good, "unexplained": 1}) == ["a difference"]
+    assert stale({**good, "versions": {"kata-shimd": "0.1.0"}}) == ["no revision"]
+
+
+def test_only_a_run_of_every_kept_sequence_goes_on_record() -> None:
+    report = Report(runc())
+    for case in cases()[1:]:
+        report.add(case, Verdict([]))
+    with pytest.raises(Incomplete, match="kept sequences"):
+        report.record("seed 1", 60)
+    report.add(cases()[0], Verdict([]))
+    assert report.record("seed 1", 60)["kept"] == len(cases())
+
+
+def test_the_long_form_renews_the_page() -> None:
+    """Its words are those of a run that goes on record, which the program itself checks."""
+    words = longforms.FORMS["differential"].words
+    assert words[0] == "integration.differential"
+    assert arguments(words[1:]).record
+
+
+def test_a_record_of_anything_else_is_refused() -> None:
+    for words in (["--record"], ["--record", "--cases", "--self-check"], ["--record", "--cases", "--file", "x"]):
+        with pytest.raises(SystemExit):
+            arguments(words)
+
+
+def test_most_sequences_can_be_compared_to_their_end() -> None:
+    """A signal that parts a container is there, in few."""
+    parting = 0
+    for seed in range(400):
+        model, found = Model(), False
+        for step in generate(seed).steps:
+            found = found or any(parts(model, call) for call in step.calls)
+            if not step.open:
+                model.take(step.calls)
+        parting += found
+    assert 0.01 < parting / 400 < 0.1
 
 
 def test_a_seed_is_a_sequence_for_ever() -> None:

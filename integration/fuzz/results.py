@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from integration.fuzz.engine import Outcome
-from kata_shimd import __version__
+from integration.harness import revision
 
 #: How many inputs the long form is.
 WANTED: Final = 1_000_000
@@ -43,7 +43,7 @@ class Result:
 
 def versions() -> str:
     """Of all that a finding could depend on."""
-    own = f"kata-shimd {__version__}, Python {platform.python_version()}"
+    own = f"{revision.own()}, Python {platform.python_version()}"
     return ", ".join((own, *(f"{name} {version(name)}" for name in _LIBRARIES)))
 
 

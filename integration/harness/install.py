@@ -33,6 +33,7 @@ PACKAGES: Final = (
     "busybox-static",
     "containernetworking-plugins",
     "iptables",
+    "systemd",
 )
 #: Debian 12 has it in one of QEMU's packages, later ones in a package of its own.
 VIRTIOFSD: Final = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")

@@ -18,10 +18,14 @@ class Form:
 
 FORMS: Final[Mapping[str, Form]] = {
     "differential": Form(
-        ("integration.differential", "--sequences", "1000"),
-        "1000 random sequences of Task RPCs on runc's shim and on ours; an hour",
+        ("integration.differential", "--cases", "--sequences", "1000", "--record"),
+        "kept and 1000 random sequences of Task RPCs on runc's shim and on ours; writes docs/differences.md; an hour",
     ),
     "chaos": Form(("integration.chaos", "--all"), "everything dies at every moment; writes docs/failures.md; hours"),
+    "hostile": Form(
+        ("integration.hostile.vm",),
+        "an agent that turns hostile, in every way that is known; writes docs/hostile.md; twenty minutes",
+    ),
     "fuzz": Form(
         ("integration.fuzz", "--keep", "--seconds", "3600"),
         "10⁶ inputs for every target, an hour at most for each; writes docs/fuzzing.md; two hours",

@@ -5,7 +5,7 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 
-from kata_shimd import __version__
+from integration.harness import revision
 from kata_shimd.vm import accel
 
 
@@ -13,7 +13,7 @@ def line() -> str:
     """Today, and the versions of everything that a result depends on."""
     today, accelerator = datetime.now(UTC).date().isoformat(), accel.choose(accel.Setting.AUTO).accelerator
     said = [_first_line(*argv) for argv in (("containerd", "--version"), ("qemu-system-x86_64", "--version"))]
-    own = f"kata-shimd {__version__}, Python {platform.python_version()}"
+    own = f"{revision.own()}, Python {platform.python_version()}"
     return f"{today}: {own}, {', '.join(said)}, {accelerator}, {os.cpu_count()} CPUs"
 
 

@@ -107,6 +107,9 @@ class Shim:
         digest = hashlib.sha256("\0".join([ADDRESS, NAMESPACE, sandbox]).encode()).hexdigest()
         return self.run_dir / "pods" / digest[:20]
 
+    def journal(self, sandbox: str) -> Path:
+        return self.run_dir / "journal" / f"{self.pod(sandbox).name}.jsonl"
+
     def lock(self, sandbox: str) -> Path:
         return self.run_dir / "locks" / self.pod(sandbox).name
 

@@ -132,7 +132,9 @@ def test_a_bundle_that_makes_no_sense(shim: Shim, annotations: dict[str, str], s
     shim.bundle("c1", **annotations)
     error = shim.start("c1").failed()
     assert said in error and error.count("\n") == 1
-    assert not shim.run_dir.exists()
+    [told] = map(json.loads, shim.journal("c1").read_text().splitlines())
+    assert (told["event"], told["id"], told["container"]) == ("refused", "c1", "c1") and said in told["error"]
+    assert shim.left() == []
 
 
 def test_a_bundle_without_a_spec_is_a_sandbox(shim: Shim):

@@ -48,8 +48,7 @@ def _containers(ctr: Ctr, scene: leaks.Scene, arguments: argparse.Namespace) -> 
     found = soak.complaints(samples)
     if leaked := leaks.await_no_leak(scene, before):
         found.append(leaks.report(leaked))
-    rows = [[one.number, one.fds, one.threads, one.pss_kib, round(one.seconds, 2)] for one in results.shown(samples)]
-    sys.stdout.write(f"{page.table(rows)}\n{page.verdict(found)}\n")
+    sys.stdout.write(f"{page.table(results.rows(samples))}\n{page.verdict(found, soak.slope(samples))}\n")
     sys.stdout.flush()
     if arguments.keep:
         results.keep_containers(samples, found)

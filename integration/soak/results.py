@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from integration.harness import versions
-from integration.soak.soak import WARM, Sample
+from integration.soak.soak import WARM, Sample, marks, slope
 
 _FILE: Final = Path(__file__).parent / "results.json"
 Results = Mapping[str, Mapping[str, Any]]
@@ -19,8 +19,17 @@ def kept() -> Results:
 
 def keep_containers(samples: Sequence[Sample], found: Sequence[str]) -> None:
     """Some of the samples are enough to see a slope."""
-    rows = [[one.number, one.fds, one.threads, one.pss_kib, round(one.seconds, 2)] for one in shown(samples)]
-    _keep("containers", {"rows": rows, "found": list(found)})
+    _keep("containers", {"rows": rows(samples), "slope": slope(samples), "found": list(found)})
+
+
+def rows(samples: Sequence[Sample]) -> list[list[Any]]:
+    """A line of the table for each sample that is shown."""
+    return [
+        [one.number, one.fds, one.threads, one.rss_kib, one.pss_kib, one.own_kib]
+        + ([one.objects.tracked, one.objects.blocks] if one.objects else ["", ""])
+        + [round(one.seconds, 2)]
+        for one in shown(samples)
+    ]
 
 
 def keep_pods(seconds: Sequence[float], wanted: int) -> None:
@@ -29,9 +38,9 @@ def keep_pods(seconds: Sequence[float], wanted: int) -> None:
 
 
 def shown(samples: Sequence[Sample]) -> list[Sample]:
-    """The first, the one from which on it counts, the last, and some between."""
-    step = max(1, len(samples) // 8)
-    return [one for one in samples if one.number in (1, WARM, len(samples)) or one.number % step == 0]
+    """The first, the one from which on it counts, the two that were looked into, and some between."""
+    step, always = max(1, len(samples) // 8), {1, WARM, *marks(len(samples))}
+    return [one for one in samples if one.number in always or one.number % step == 0]
 
 
 def _keep(half: str, measured: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from kata_shimd.api.services import agent as rpcs
 from kata_shimd.api.services import health
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
 from kata_shimd.pod.network import Interface, Neighbour, Route
-from kata_shimd.pod.values import LOST, Chunk, GuestStorage, Sandbox, Taken
+from kata_shimd.pod.values import Chunk, GuestStorage, Sandbox, Taken
 from kata_shimd.ttrpc.client import Client
 from kata_shimd.ttrpc.service import RpcError
 
@@ -30,6 +30,8 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 
 #: Longest text of the guest's that is passed on in an error.
 MAX_TEXT: Final = 2048
+#: The largest exit status there is.
+MAX_STATUS: Final = 255
 #: One stdin write; with its envelope far below ttrpc's limit.
 MAX_WRITE: Final = 1 << 20
 
@@ -90,6 +92,11 @@ class AgentClient:
         request = pb.GuestDetailsRequest(mem_block_size=True, mem_hotplug_probe=True)
         return await self._call(rpcs.GET_GUEST_DETAILS, request, self._deadlines.usual)
 
+    async def features(self) -> frozenset[str]:
+        """What the agent can do beyond Kata's protocol."""
+        found = (await self.details()).agent_details
+        return frozenset(found.extra_features if found is not None else ())
+
     async def create_sandbox(self, sandbox: Sandbox) -> None:
         request = pb.CreateSandboxRequest(
             hostname=sandbox.hostname[:64],
@@ -132,7 +139,9 @@ class AgentClient:
     async def wait_process(self, container_id: str, exec_id: str) -> int:
         request = pb.WaitProcessRequest(container_id=container_id, exec_id=exec_id or container_id)
         status = (await self._call(rpcs.WAIT_PROCESS, request, None, container_id)).status
-        return status if 0 <= status <= LOST else LOST
+        if not 0 <= status <= MAX_STATUS:
+            raise AgentRefused("WaitProcess", container_id, Code.DATA_LOSS, f"it says exit status {status}")
+        return status
 
     async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:
         request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from integration.differential.intended import SPEC
+from integration.differential.spec_parts import SPEC
 from kata_shimd.agent import oci
 from kata_shimd.errors import Unimplemented
 from kata_shimd.pod import spec, storage
@@ -201,7 +201,7 @@ def without(value: Any, path: str) -> Any:
 
 def told(value: dict[str, Any]) -> bytes:
     """What the agent is sent for a spec, mounts as they are."""
-    plan = storage.Plan(storage.RootfsShare(()), (), tuple(value.get("mounts", ())))
+    plan = storage.Plan(storage.RootfsShare(()), (), tuple(value.get("mounts", ())), "/rootfs")
     return bytes(oci.spec(spec.for_guest(value, "c1", plan, seccomp=True)))
 
 

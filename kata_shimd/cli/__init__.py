@@ -44,6 +44,7 @@ VERBS: Final = (
     Verb("guest", "build and list guests (kernel and images)", "kata_shimd.image.cli"),
     Verb("config", "show and check the configuration", "kata_shimd.cli.config"),
     Verb("upgrade", "move running pods' daemons to this installation", "kata_shimd.cli.upgrade"),
+    Verb("systemd", "make pods units of systemd's on this node, or no longer", "kata_shimd.cli.systemd"),
     Verb("zygote", "serve forks of a warm daemon, for starts in milliseconds", "kata_shimd.cli.zygote"),
     Verb("version", "print versions", "kata_shimd.cli.version"),
 )

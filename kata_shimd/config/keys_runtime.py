@@ -69,13 +69,12 @@ RUNTIME_KEYS: Final[tuple[Key, ...]] = (
         "do not hand containers' seccomp profiles to the guest",
         note="disable_guest_seccomp",
     ),
-    R.held(
+    R.acts(
         "sandbox_cgroup_only",
         BOOL,
         False,
-        "everything of a pod in the pod's own cgroup",
+        "everything of a pod in the pod's own cgroup; else where containerd starts shims",
         note="sandbox_cgroup_only",
-        field="sandbox_cgroup_only",
     ),
     R.held(
         "static_sandbox_resource_mgmt",

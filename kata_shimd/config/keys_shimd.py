@@ -51,7 +51,8 @@ SHIMD_KEYS: Final[tuple[Key, ...]] = (
         "keeper",
         choice(Keeping),
         "off",
-        "what holds a pod's connections and starts its daemon again when it dies: `launcher`, or nothing",
+        "what holds a pod's connections and starts its daemon again when it dies: `systemd`, for pods that are its units; "
+        "`launcher`, for others; `auto`, whichever it is; or nothing",
         kata=ABSENT,
     ),
     S.acts("keeper_spare", BOOL, False, "the next daemon is started ahead: quicker, for its memory", kata=ABSENT),

@@ -33,7 +33,9 @@ class EventLoop(StrEnum):
 
 class Keeping(StrEnum):
     OFF = "off"
+    AUTO = "auto"
     LAUNCHER = "launcher"
+    SYSTEMD = "systemd"
 
 
 class AgentTransport(StrEnum):

@@ -44,6 +44,7 @@ ACTING = {
     AGENT + "kernel_modules": ("e1000e EEE=1; i915", ["e1000e EEE=1", "i915"]),
     RUNTIME + "disable_guest_seccomp": ("0", False),
     RUNTIME + "disable_new_netns": ("true", True),
+    RUNTIME + "sandbox_cgroup_only": ("true", True),
     RUNTIME + "internetworking_model": ("macvtap", "macvtap"),
     H + "disable_vhost_net": ("true", True),
     RUNTIME + "create_container_timeout": ("90", 90),

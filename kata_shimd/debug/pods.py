@@ -19,7 +19,7 @@ DAEMON: Final = "daemon"
 QEMU: Final = "qemu"
 _CONTAINER: Final = ledger.container_scope("")
 #: The events that say who the pod is; the others of a long journal need not be parsed for that.
-_WHO: Final = (b'"event":"daemon"', b'"event":"created"', b'"event":"deleted"')
+_WHO: Final = (b'"event":"daemon"', b'"event":"created"', b'"event":"deleted"', b'"event":"refused"')
 
 
 class Phase(StrEnum):
@@ -127,7 +127,8 @@ def load(run_dir: Path, name: str) -> Pod:
     who = list(_who(run_dir / "journal" / f"{name}.jsonl"))
     daemon: Mapping[str, Any] = next((event for event in reversed(who) if event["event"] == "daemon"), {})
     containers, deleted = _containers(state, who)
-    identity = state.opened if state is not None and state.opened else daemon
+    told = daemon or next((event for event in reversed(who) if event["event"] == "refused"), {})
+    identity = state.opened if state is not None and state.opened else told
     return Pod(
         name=name,
         run_dir=run_dir,
@@ -138,7 +139,7 @@ def load(run_dir: Path, name: str) -> Pod:
         processes=_processes(state),
         containers=containers,
         deleted=deleted,
-        began_ns=_began(daemon, run_dir / "pods" / name),
+        began_ns=_began(told, run_dir / "pods" / name),
     )
 
 
@@ -187,6 +188,8 @@ def _containers(state: ledger.State | None, who: list[Mapping[str, Any]]) -> tup
     for event in _since_daemon(who):
         if event["event"] in ("created", "deleted") and not event.get("exec"):
             there[str(event.get("container", ""))] = event["event"] == "created" or state is None
+        elif event["event"] == "refused":
+            there.setdefault(str(event.get("container", "")), state is None)
     there |= dict.fromkeys(recorded, True)
     there.pop("", None)
     return tuple(name for name in there if there[name]), tuple(name for name in there if not there[name])

@@ -9,6 +9,7 @@ from typing import Any
 
 from kata_shimd.pod import events
 from kata_shimd.pod.ports import Publisher
+from kata_shimd.pod.values import Exit
 
 
 class RecordingPublisher:
@@ -32,9 +33,7 @@ def _entry(event: events.Event) -> tuple[str, dict[str, Any]]:
         case events.Started(container_id=container):
             return "started", {"container": container}
         case events.Exited(container_id=container, process_id=process, exit=end):
-            return "exited", {"container": container, "exec": "" if process == container else process} | {
-                "status": end.status
-            }
+            return "exited", {"container": container, "exec": "" if process == container else process} | _end(end)
         case events.Deleted(container_id=container, exec_id=""):
             return "deleted", {"container": container}
         case events.Paused(container_id=container):
@@ -45,3 +44,7 @@ def _entry(event: events.Event) -> tuple[str, dict[str, Any]]:
             return "oom", {"container": container}
         case _:
             return "", {}
+
+
+def _end(end: Exit) -> dict[str, Any]:
+    return {"status": end.status, "unknown": end.unknown} if end.unknown else {"status": end.status}

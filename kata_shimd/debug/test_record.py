@@ -13,6 +13,10 @@ CASES = [
     (events.Created("c", Path("/b"), (), Stdio(), 7), ("created", {"container": "c", "pid": 7})),
     (events.Started("c", 7), ("started", {"container": "c"})),
     (events.Exited("c", "c", 7, EXIT), ("exited", {"container": "c", "exec": "", "status": 137})),
+    (
+        events.Exited("c", "c", 7, Exit(255, 1, "a lie")),
+        ("exited", {"container": "c", "exec": "", "status": 255, "unknown": "a lie"}),
+    ),
     (events.Exited("c", "e", 7, EXIT), ("exited", {"container": "c", "exec": "e", "status": 137})),
     (events.Deleted("c", "", 7, EXIT), ("deleted", {"container": "c"})),
     (events.Deleted("c", "e", 7, EXIT), None),

@@ -1,12 +1,16 @@
 """The timeline leaves nothing out, keeps the order and shows long texts once."""
 
 import ast
+import re
 from pathlib import Path
 
 import kata_shimd
 from kata_shimd.debug import timeline
 from kata_shimd.debug.story import tell
 from kata_shimd.debug.testing import BOOTED, as_read, event
+
+#: What writes the launcher's own events.
+LAUNCHERS = Path(kata_shimd.__file__).resolve().parents[1] / "launcher/src/journal.rs"
 
 
 def shown(*events):
@@ -73,7 +77,11 @@ def test_every_event_that_is_written_has_words():
 
 
 def written_events():
-    """First arguments of calls of a journal or a note, anywhere in the package, and what `record` makes of events."""
+    """First arguments of calls of a journal or a note, anywhere in the package, what `record` makes of events, the launcher's."""
+    return {*written_by_the_daemon(), *re.findall(r'"event": "(\w+)"', LAUNCHERS.read_text())}
+
+
+def written_by_the_daemon():
     package = Path(kata_shimd.__file__).parent
     files = [path for path in package.rglob("*.py") if not {"api", "config", "image"} & set(path.parts)]
     return {
@@ -92,5 +100,7 @@ def _written(node):
         ):
             if "journal" in ast.unparse(receiver) or ast.unparse(receiver) == "self":
                 yield name
+        case ast.Call(func=ast.Name(id="_line"), args=[ast.Constant(str(name)), *_]):
+            yield name
         case ast.Return(value=ast.Tuple(elts=[ast.Constant(str(name)), ast.Dict() | ast.BinOp()])) if name:
             yield name

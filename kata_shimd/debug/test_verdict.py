@@ -23,6 +23,11 @@ def end(cause, status="0", **fields):
 #: Rule → whether the daemon lives, its journal, and words its sentence must have.
 CASES = {
     "no-journal": (False, [], ["containerd's log"]),
+    "refused": (
+        False,
+        [event("refused", container="c1", error='find container type: "pod" is not one')],
+        ["before there was a pod", '"pod" is not one'],
+    ),
     "daemon-failed": (
         False,
         [*RAN, event("daemon-failed", traceback="Traceback …\n  | ZeroDivisionError: division by zero\n")],
@@ -81,6 +86,18 @@ CASES = {
         [*RAN, *end("QEMU exited with status 1", "1", stderr="qemu: could not allocate memory\n"), ENDED],
         ["unexpectedly", "status 1", "could not allocate memory"],
     ),
+    "exit-unknown": (
+        False,
+        [
+            *RAN,
+            event(
+                "exited", container="c1", exec="", status=255, unknown="agent WaitProcess: c1: its reply is malformed"
+            ),
+            *end("asked to quit", expected=True),
+            ENDED,
+        ],
+        ["c1", "status 255", "its reply is malformed"],
+    ),
     "out-of-memory": (
         True,
         [*RAN, event("oom", container="c1"), event("exited", container="c1", exec="", status=137)],
@@ -112,6 +129,11 @@ CASES = {
             ENDED,
         ],
         ["Create failed with INVALID_ARGUMENT", "no process"],
+    ),
+    "no-descriptors": (
+        True,
+        [*RAN, event("accept-failed", error="Too many open files")],
+        ["let nobody in", "Too many open files", "LimitNOFILE"],
     ),
     "containerd-gone": (False, [*RAN, event("events-dropped"), ENDED], ["containerd was gone"]),
     "container-exited": (
@@ -247,6 +269,14 @@ def test_the_verdict_on_one_container_of_several(what):
     told = judge_container(story, "c2")
     assert (told.rule, judge(story).rule) == (rule, of_the_pod), told
     assert words in told.sentence
+
+
+def test_a_container_that_came_too_late_is_not_the_pods_failure():
+    late = event("refused", container="c9", error="find pod: sandbox s: no daemon serves its pod")
+    story = tell(as_read([*RAN, ENDED, late]), live=False)
+    assert judge(story).rule == "ended-well"
+    told = judge_container(story, "c9")
+    assert told.rule == "refused" and "no daemon serves its pod" in told.sentence
 
 
 def test_a_container_that_runs_is_well():

@@ -49,8 +49,14 @@ _WORDS: Final[Mapping[str, str]] = {
     "undo-failed": "container {container}: {error}",
     "destroy-sandbox-failed": "{error}",
     "stop-not-recorded": "the pod ends, though the ledger does not say so: {error}",
+    "forward-failed": "no port-forward: {error}",
+    "refused": "container {container}: {error}",
+    "unheard": "the launcher that waited for the daemon is gone",
     "expired": "no Create within {seconds} s",
     "events-dropped": "containerd did not take the last events",
+    "accept-failed": "nobody can connect: {error}",
+    "accepts-again": "connections are let in again",
+    "journal-short": "{lost} events before could not be written",
     "attached": "process {pid} of uid {uid} has the daemon's interpreter",
     "detached": "process {pid} has left it",
     "daemon-failed": "unforeseen",
@@ -95,7 +101,8 @@ def _rpc(entry: Entry) -> tuple[str, Mapping[str, Any]]:
 
 def _exited(entry: Entry) -> tuple[str, Mapping[str, Any]]:
     process = "/".join(filter(None, (entry.text("container"), entry.text("exec"))))
-    return f"container {one_line(process)}: status {one_line(entry.fields.get('status', '?'))}", {}
+    unknown = f", for the guest did not tell: {one_line(entry.text('unknown'))}" if entry.text("unknown") else ""
+    return f"container {one_line(process)}: status {one_line(entry.fields.get('status', '?'))}{unknown}", {}
 
 
 _SPECIAL: Final[Mapping[str, Callable[[Entry], tuple[str, Mapping[str, Any]]]]] = {"rpc": _rpc, "exited": _exited}

@@ -47,6 +47,9 @@ def judge(story: Story) -> Verdict:
 
 def judge_container(story: Story, container: str) -> Verdict:
     """The verdict on one container of the pod: what befell the others, or came after its own end, is not blamed."""
+    named = [entry for entry in story.entries if entry.text("container") == container]
+    if named and named[-1].event == "refused":
+        return Verdict("refused", f"Its start was refused: {_cut(named[-1].text('error'))}.")
     told = judge(story.of(container))
     if told.rule not in ("booting", "running") or (end := story.own_end(container)) is None:
         return told
@@ -61,6 +64,14 @@ def _unheard(story: Story) -> str:
     if story.entries:
         return ""
     return "The journal is empty: the daemon ended before it served, and why is in containerd's log."
+
+
+def _refused(story: Story) -> str:
+    """Of a pod that lived it is told to those alone who ask for the container: it was not the pod that failed."""
+    entry = story.last("refused")
+    if entry is None or story.last("daemon"):
+        return ""
+    return f"It was refused before there was a pod: {_cut(entry.text('error'))}."
 
 
 def _bug(story: Story) -> str:
@@ -147,6 +158,17 @@ def _vm(story: Story) -> str:
     return f"The VM ended unexpectedly: {_cut(end.text('cause'))}{_quoted(said)}."
 
 
+def _exit_unknown(story: Story) -> str:
+    ends = [entry for entry in story.all("exited") if entry.text("unknown") and not entry.text("exec")]
+    if not ends:
+        return ""
+    entry = ends[-1]
+    return (
+        f"The guest did not tell how container {entry.text('container')} ended, which counts as status "
+        f"{entry.text('status')}: {_cut(entry.text('unknown'))}."
+    )
+
+
 def _out_of_memory(story: Story) -> str:
     killed = {entry.text("container") for entry in story.all("oom")}
     for entry in reversed(tuple(story.all("exited"))):
@@ -197,6 +219,16 @@ def _rpc(story: Story) -> str:
     return f"{entry.text('rpc')} failed with {entry.text('code')}: {_cut(entry.text('error'))}."
 
 
+def _closed(story: Story) -> str:
+    entry = story.last("accept-failed", "accepts-again")
+    if entry is None or entry.event == "accepts-again":
+        return ""
+    return (
+        f"The daemon can let nobody in who is not connected already ({_cut(entry.text('error'))}): raise its limit of open "
+        "files, which it has from containerd (LimitNOFILE), or end what holds connections to it."
+    )
+
+
 def _containerd(story: Story) -> str:
     if story.last("events-dropped") is None:
         return ""
@@ -229,6 +261,7 @@ def _well(story: Story) -> str:
 
 RULES: Final = (
     Rule("no-journal", _unheard),
+    Rule("refused", _refused),
     Rule("daemon-failed", _bug),
     Rule("guest-panic", _panic),
     Rule("virtiofsd-died", _virtiofsd),
@@ -237,12 +270,14 @@ RULES: Final = (
     Rule("kill-escalated", _kill_escalated),
     Rule("agent-lost", _agent),
     Rule("vm-ended", _vm),
+    Rule("exit-unknown", _exit_unknown),
     Rule("out-of-memory", _out_of_memory),
     Rule("daemon-died", _died),
     Rule("abandoned", _abandoned),
     Rule("expired", _expired),
     Rule("undo-failed", _left),
     Rule("rpc-failed", _rpc),
+    Rule("no-descriptors", _closed),
     Rule("containerd-gone", _containerd),
     Rule("container-exited", _exit, failed=False),
     Rule("booting", _starting, failed=False),

@@ -15,13 +15,13 @@ from kata_shimd import supervise
 from kata_shimd.errors import Code, InvalidArgument, ShimError
 from kata_shimd.host.undo import undo
 from kata_shimd.ledger import Ledger
-from kata_shimd.net import namespace, plan
+from kata_shimd.net import forward, namespace, plan
 from kata_shimd.net.changes import Changes
 from kata_shimd.net.namespace import Namespace
 from kata_shimd.net.picture import Picture
 from kata_shimd.net.plan import Model, Wire
 from kata_shimd.net.wiring import SCOPE, Made, Note, Wiring
-from kata_shimd.pod.network import GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
+from kata_shimd.pod.network import ConnectAgent, GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
 
 #: Ledger values by index of the link: its device's PCI path, empty for one that was there at boot.
 _WIRED: Final = "nic/"
@@ -160,6 +160,10 @@ class PodNetwork:
             return
         while await supervise.first_of(ended(), self._changes.wait()) == 1:
             await self._attempt(self._catch_up(agent, plug))
+
+    async def forward(self, agent: ConnectAgent, sandbox_id: str, ended: Callable[[], Awaitable[object]]) -> None:
+        """Until the VM has ended, carry connections to the namespace's loopback on to the guest's."""
+        await supervise.first_of(ended(), forward.forward(self._space, agent, sandbox_id, self._note))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 Free of any wire format and of netlink. Addresses are text without a prefix, families follow from them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,26 @@ class NetworkAgent(Protocol):
         ...
 
     async def add_neighbours(self, neighbours: tuple[Neighbour, ...]) -> None: ...
+
+
+class ConnectAgent(Protocol):
+    """What a connection into the guest takes; the calls are `pod.ports.Agent`'s."""
+
+    async def features(self) -> frozenset[str]:
+        """What the agent can do beyond Kata's protocol."""
+        ...
+
+    async def exec_process(self, container_id: str, exec_id: str, process: Mapping[str, Any]) -> None: ...
+
+    async def signal_process(self, container_id: str, exec_id: str, signal: int) -> None: ...
+
+    async def wait_process(self, container_id: str, exec_id: str) -> int: ...
+
+    async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes: ...
+
+    async def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int: ...
+
+    async def close_stdin(self, container_id: str, exec_id: str) -> None: ...
 
 
 class NicPlug(Protocol):

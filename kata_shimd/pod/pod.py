@@ -7,8 +7,8 @@ put on the host is the ledger's; the pod only decides when.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,7 +204,8 @@ class Pod:
         self._check_kind(request.container_id, oci.kind(spec))
         if spec.get("process") is None:
             raise InvalidArgument("read config.json", str(request.bundle), "it has no process")
-        plan = storage.plan(request.container_id, request.bundle, spec, request.rootfs)
+        directory = self._south.host.directory(request.container_id)
+        plan = storage.plan(directory, request.bundle, spec, request.rootfs)
         guest = oci.for_guest(spec, request.container_id, plan, seccomp=self._guest_seccomp)
         vm, agent = await self.booted()
         container = self._container(request, vm.pid, agent)
@@ -212,30 +213,34 @@ class Pod:
         try:
             await container.init.open_streams(self._south.streams)
             await self._share(request.container_id, plan)
-            await agent.create_container(
-                request.container_id, guest, (), sandbox_pidns=oci.shares_pod_pid_namespace(spec)
-            )
+            async with self._blaming_vm("create container", container.id):
+                await agent.create_container(
+                    request.container_id, guest, (), sandbox_pidns=oci.shares_pod_pid_namespace(spec)
+                )
             if container.id in self._unwanted:
                 raise Unavailable("create container", container.id, "containerd has gone, or given it up, meanwhile")
-        except BaseException as error:
+        except BaseException:
             await self._undo_create(container)
-            if isinstance(error, Unavailable) and container.id not in self._unwanted:
-                await self._blame_vm(container.id, error)
             raise
         return container
 
-    async def _blame_vm(self, container_id: str, error: Unavailable) -> None:
+    @asynccontextmanager
+    async def _blaming_vm(self, step: str, name: str) -> AsyncIterator[None]:
         """The channel goes with the VM, and is seen to go first: of a VM that ends now, its end is the cause.
 
         Half as long as `Watch` waits for the same, or a VM that is ended for its agent would be blamed.
 
-        :raises VmFailed: that cause, instead of an ``error`` which only says that the agent was not reached
+        :raises VmFailed: that cause, instead of an error which only says that the agent was not reached
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._budgets.follows / 2):
-                await self._vm_ended.wait()
-        if self.vm_exit is not None and not self._ending:
-            raise VmFailed("create container", container_id, self.vm_exit.cause, hint="see kata-shimd why") from error
+        try:
+            yield
+        except Unavailable as error:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._budgets.follows / 2):
+                    await self._vm_ended.wait()
+            if self.vm_exit is not None and not self._ending:
+                raise VmFailed(step, name, self.vm_exit.cause, hint="see kata-shimd why") from error
+            raise
 
     def _check_kind(self, container_id: str, kind: oci.Kind) -> None:
         """Exactly one container makes the pod, the first; the others say they belong to it."""
@@ -300,8 +305,10 @@ class Pod:
     async def start(self, container_id: str, exec_id: str) -> int:
         container = self.container(container_id)
         if exec_id:
-            return await container.start_exec(exec_id)
-        await container.start()
+            async with self._blaming_vm("start exec", f"{container_id}/{exec_id}"):
+                return await container.start_exec(exec_id)
+        async with self._blaming_vm("start container", container_id):
+            await container.start()
         return container.init.pid
 
     async def kill(self, container_id: str, exec_id: str, number: int, *, everyone: bool) -> None:
@@ -322,7 +329,8 @@ class Pod:
             raise FailedPrecondition("update", container_id, "it is stopped")
         _, agent = await self.booted()
         changes = oci.changes(resources, container.unified)
-        await agent.update_container(container_id, oci.resources_for_guest(changes))
+        async with self._blaming_vm("update", container_id):
+            await agent.update_container(container_id, oci.resources_for_guest(changes))
 
     async def stats(self, container_id: str) -> Any:
         """The guest's counters; for a container that has ended, the last that were taken (`containerd.md` §2.5)."""
@@ -332,7 +340,8 @@ class Pod:
                 raise NotFound("stats", container_id, "no counters were taken before it ended")
             return container.last_stats
         _, agent = await self.booted()
-        container.last_stats = await agent.stats_container(container_id)
+        async with self._blaming_vm("stats", container_id):
+            container.last_stats = await agent.stats_container(container_id)
         return container.last_stats
 
     async def abandon(self, container_id: str) -> None:

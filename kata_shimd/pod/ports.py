@@ -105,6 +105,10 @@ class Vmm(Protocol):
 class Host(Protocol):
     """What the pod puts on the host for its containers. Each call records in the ledger before it acts."""
 
+    def directory(self, container_id: str) -> str:
+        """The name that its directory below the shared one has, or will have: no other creation's, not even of the same id."""
+        ...
+
     async def share_rootfs(self, container_id: str, rootfs: RootfsShare) -> None: ...
 
     async def share(self, container_id: str, share: Share) -> None: ...

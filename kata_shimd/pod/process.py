@@ -167,18 +167,19 @@ class Process:
     ) -> None:
         stdin = group.create_task(self._input.run(), name=f"stdin {self.life.name}") if self._input else None
         await self._drained_or_stalled()
+        status, unknown = LOST, ""
         try:
             status = await self._agent.wait_process(self.container_id, self.exec_id)
         except AgentRefused as error:
             _log.warning("exit of %s is unknown: %s", self.life.name, error)
-            status = LOST
+            unknown = str(error)
         except ShimError:
             return  # the channel is gone, so the VM is: the pod ends every process with 255
         finally:
             if stdin is not None:
                 stdin.cancel()
         await self._drain()
-        await on_exit(self, Exit(status, time.time_ns()))
+        await on_exit(self, Exit(status, time.time_ns(), unknown))
 
     async def _drained_or_stalled(self) -> None:
         """Kata's agent forgets a process once waited for, and its output with it: read first, unless our own reader is stuck."""

@@ -184,7 +184,7 @@ def for_guest(spec: Mapping[str, Any], container_id: str, plan: storage.Plan, *,
     """
     guest = dict(spec)
     _refuse_hooks(guest.pop("hooks", None) or {}, container_id)
-    guest["root"] = {**(spec.get("root") or {}), "path": storage.guest_rootfs(container_id)}
+    guest["root"] = {**(spec.get("root") or {}), "path": plan.guest_rootfs}
     guest["mounts"] = list(plan.mounts)
     if spec.get("process") is not None:
         guest["process"] = process_for_guest(spec["process"])
@@ -247,6 +247,11 @@ def cgroups_path(path: str, container_id: str) -> str:
         prefix, _, name = rest.partition(":")
         return f"/{slice_name}/{prefix}-{name}.scope"
     return path or f"/{container_id}"
+
+
+def host_cgroups_path(spec: Mapping[str, Any]) -> str:
+    """The sandbox's control group as the host would have it; empty when none is named."""
+    return str((spec.get("linux") or {}).get("cgroupsPath") or "")
 
 
 def parse_resources(data: bytes, where: str) -> dict[str, Any]:

@@ -49,25 +49,24 @@ class Plan:
     rootfs: RootfsShare
     shares: tuple[Share, ...]
     mounts: tuple[dict[str, Any], ...]
+    guest_rootfs: str
 
 
-def guest_rootfs(container_id: str) -> str:
-    return str(GUEST_SHARED / container_id / "rootfs")
-
-
-def plan(container_id: str, bundle: Path, spec: dict[str, Any], rootfs: tuple[Mount, ...]) -> Plan:
-    """Decide for the rootfs and every mount of ``spec``.
+def plan(directory: str, bundle: Path, spec: dict[str, Any], rootfs: tuple[Mount, ...]) -> Plan:
+    """Decide for the rootfs and every mount of ``spec``; ``directory`` is the container's, below the shared one.
 
     :raises InvalidArgument: no rootfs, or a mount's source does not exist
     """
     shares: list[Share] = []
     mounts: list[dict[str, Any]] = []
     for index, mount in enumerate(spec.get("mounts") or ()):
-        share, rewritten = _plan_mount(container_id, index, mount)
+        share, rewritten = _plan_mount(directory, index, mount)
         mounts.append(rewritten)
         if share is not None:
             shares.append(share)
-    return Plan(_plan_rootfs(bundle, spec, rootfs), tuple(shares), tuple(mounts))
+    return Plan(
+        _plan_rootfs(bundle, spec, rootfs), tuple(shares), tuple(mounts), str(GUEST_SHARED / directory / "rootfs")
+    )
 
 
 def shm(spec: Mapping[str, Any]) -> GuestStorage:
@@ -102,7 +101,7 @@ def _plan_rootfs(bundle: Path, spec: dict[str, Any], rootfs: tuple[Mount, ...]) 
     return RootfsShare((Mount("bind", str(path), ("rbind", "rw")),))
 
 
-def _plan_mount(container_id: str, index: int, mount: dict[str, Any]) -> tuple[Share | None, dict[str, Any]]:
+def _plan_mount(directory: str, index: int, mount: dict[str, Any]) -> tuple[Share | None, dict[str, Any]]:
     destination, source = str(mount.get("destination", "")), str(mount.get("source", ""))
     options = [str(option) for option in mount.get("options") or ()]
     if not destination.startswith("/"):
@@ -116,7 +115,7 @@ def _plan_mount(container_id: str, index: int, mount: dict[str, Any]) -> tuple[S
     resolved = _resolve(source)
     name = f"{index}-{resolved.name or 'root'}"
     share = Share(resolved, name, readonly=not _READ_ONLY.isdisjoint(options))
-    return share, {**mount, "type": "bind", "source": str(GUEST_SHARED / container_id / "mounts" / name)}
+    return share, {**mount, "type": "bind", "source": str(GUEST_SHARED / directory / "mounts" / name)}
 
 
 def is_bind(mount: dict[str, Any]) -> bool:

@@ -127,22 +127,6 @@ async def test_a_channel_that_ends_is_told_even_if_the_pod_is_stopped_for_it(wor
         await w.pod.stop_vm()
 
 
-async def test_a_create_whose_vm_ends_names_that_end(world):
-    async with world() as w:
-        w.guest.silent.add("create_container")
-
-        async def create() -> None:
-            with pytest.raises(VmFailed, match="virtiofsd ended with status -9"):
-                await w.create("c1")
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(create())
-            await testing.until(lambda: ("create_container", "c1") in w.guest.calls)
-            w.guest.die()
-            await asyncio.sleep(0)
-            w.starter.machine.end("virtiofsd ended with status -9")
-
-
 async def test_boot_failure_is_remembered_and_answered_by_create(world):
     async with world(begin=False) as w:
         w.starter.error = VmFailed("boot VM", "q35", "no kernel", hint="build a guest")

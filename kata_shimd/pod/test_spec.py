@@ -10,7 +10,7 @@ from kata_shimd.errors import InvalidArgument, Unimplemented
 from kata_shimd.pod import spec, storage
 
 PROCESS = {"args": ["sh"], "cwd": "/", "apparmorProfile": "p", "selinuxLabel": "l", "capabilities": {"bounding": ["X"]}}
-NO_FILES = storage.Plan(storage.RootfsShare(()), (), ())
+NO_FILES = storage.Plan(storage.RootfsShare(()), (), (), "/run/kata-containers/shared/containers/c1/rootfs")
 
 
 def guest(value, seccomp=True):

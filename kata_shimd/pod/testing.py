@@ -220,6 +220,9 @@ class Files:
         self.shared: dict[str, list[object]] = {}
         self.fail: dict[str, Exception] = {}
 
+    def directory(self, container_id: str) -> str:
+        return container_id
+
     async def share_rootfs(self, container_id: str, rootfs: RootfsShare) -> None:
         self.shared.setdefault(container_id, []).append(rootfs)
         if "share_rootfs" in self.fail:

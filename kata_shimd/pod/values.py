@@ -58,10 +58,14 @@ class Taken(int):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: its status (128 + n for signal n) and when, in nanoseconds since the epoch."""
+    """How a process ended: its status (128 + n for signal n) and when, in nanoseconds since the epoch.
+
+    ``unknown``: why the guest could not be asked for the status, or is not believed; empty where it told one.
+    """
 
     status: int
     at_ns: int
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

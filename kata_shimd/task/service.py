@@ -44,7 +44,8 @@ class TaskService:
 
     def pids(self, request: task.PidsRequest) -> task.PidsResponse:
         container = self._pod.container(request.id)
-        return translate.process_infos([process.snapshot() for process in container.processes() if process.pid])
+        running = [process.snapshot() for process in container.execs.values() if process.pid and not process.life.ended]
+        return translate.process_infos([container.init.snapshot(), *running])
 
     async def pause(self, request: task.PauseRequest) -> wkt.Empty:
         await self._pod.container(request.id).pause()
@@ -63,7 +64,8 @@ class TaskService:
         return wkt.Empty()
 
     async def exec(self, request: task.ExecProcessRequest) -> wkt.Empty:
-        self._pod.container(request.id)
+        # An id that is used is told of before anything that is wrong with the process, as runc's shim does.
+        self._pod.container(request.id).check_new_exec(request.exec_id)
         await self._pod.exec(translate.exec_spec(request))
         return wkt.Empty()
 

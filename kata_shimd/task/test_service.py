@@ -9,7 +9,7 @@ import pytest
 
 from kata_shimd import wire
 from kata_shimd.api import pod as pod_pb
-from kata_shimd.api import wkt
+from kata_shimd.api import runc_options, wkt
 from kata_shimd.api.services import pod as pod_rpcs
 from kata_shimd.api.services import task_v2, task_v3
 from kata_shimd.errors import Code, ShimError
@@ -138,6 +138,22 @@ async def test_pids_is_never_empty_for_a_live_or_stopped_task(shim):
         await s(task_v2.KILL, id="c1", signal=9)
         await s(task_v2.WAIT, id="c1")
         assert (await s(task_v2.PIDS, id="c1")).processes
+
+
+async def test_pids_names_the_execs_that_run(shim):
+    """As runc's shim does: one that has not been started or has ended is no process of the container."""
+    async with shim() as s:
+        await s.create()
+        await s(task_v2.START, id="c1")
+        for exec_id in ("ended", "running", "added"):
+            await s(task_v2.EXEC, id="c1", exec_id=exec_id, spec=wkt.Any(value=json.dumps(PROCESS).encode()))
+        for exec_id in ("ended", "running"):
+            await s(task_v2.START, id="c1", exec_id=exec_id)
+        await s(task_v2.KILL, id="c1", exec_id="ended", signal=9)
+        await s(task_v2.WAIT, id="c1", exec_id="ended")
+        told = [process.info for process in (await s(task_v2.PIDS, id="c1")).processes]
+        execs = [wire.unpack(info, runc_options.ProcessDetails).exec_id for info in told if info is not None]
+        assert len(told) == 2 and execs == ["running"]
 
 
 async def test_exec_process_that_is_no_json_is_invalid(shim):

@@ -47,7 +47,7 @@ def state_response(snapshot: Snapshot) -> task.StateResponse:
 
 
 def process_infos(snapshots: list[Snapshot]) -> task.PidsResponse:
-    """One entry a process, stopped ones too: containerd takes an empty list for a leaked shim (`containerd.md` §1.9)."""
+    """One entry a process, and always one: containerd takes an empty list for a leaked shim (`containerd.md` §1.9)."""
     return task.PidsResponse(processes=[_process_info(item) for item in snapshots])
 
 

@@ -43,6 +43,7 @@ class FrameSource:
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._open = False
+        self._more: asyncio.Handle | None = None
 
     def start(self) -> None:
         self._open = True
@@ -53,9 +54,16 @@ class FrameSource:
         if self._open:
             self._open = False
             self._loop.remove_reader(self._fd)
+        if self._more is not None:
+            self._more.cancel()
+            self._more = None
 
     def _ready(self) -> None:
-        # One read per turn of the loop: a busy peer must not keep the others from theirs.
+        # One read per turn of the loop: a busy peer must not keep the others from theirs. But read on until nothing is there:
+        # uvloop's library tells a reset connection once and then watches it no more, whatever is still to be read of it.
+        if self._more is not None:
+            self._more.cancel()
+            self._more = None
         try:
             data = self._read()
         except BlockingIOError:
@@ -64,6 +72,7 @@ class FrameSource:
             self._end(error)
             return
         if data:
+            self._more = self._loop.call_soon(self._ready)
             self._receive(data)
         else:
             self._end(None)

@@ -6,9 +6,10 @@ import pytest
 
 from ..errors import Code, DeadlineExceeded, ResourceExhausted, Unavailable
 from . import Client, RpcError
+from .channel import READ_SIZE
 from .conftest import NAME, Handlers, code_of, failure, raw_client, raw_server, request, unavailable
 from .envelope import Detail
-from .frames import DATA, MAX_DATA, REQUEST
+from .frames import DATA, MAX_DATA, REQUEST, RESPONSE, pack
 from .service import now
 
 
@@ -123,6 +124,15 @@ class TestTime:
 
 
 class TestLoss:
+    async def test_a_reset_with_bytes_still_to_be_read_is_noticed(self) -> None:
+        """As when QEMU is killed with requests unread, after it sent more than one read takes."""
+        async with raw_server() as (peer, client), asyncio.timeout(5), asyncio.TaskGroup() as group:
+            group.create_task(unavailable(client))
+            await asyncio.sleep(0)  # it is sent, and nobody will read it
+            peer.sock.send(pack(1, RESPONSE, 0, bytes(3 * READ_SIZE))[: 2 * READ_SIZE])
+            peer.sock.close()
+        assert "reset" in str(client.error)
+
     async def test_caller_that_gives_up_disturbs_nobody(self, client: Client, handlers: Handlers) -> None:
         async with asyncio.TaskGroup() as group:
             call = group.create_task(client.call(NAME, "Wait"))

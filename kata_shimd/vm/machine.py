@@ -90,6 +90,10 @@ class Machine:
         """End it now; `wait` returns soon after."""
         self._qemu.kill()
 
+    async def answers(self) -> None:
+        """:raises VmFailed: QMP does not answer; without a deadline of its own"""
+        await self.monitor.status()
+
     # --- the network's port ------------------------------------------------------------------------------------------
 
     async def plug_nic(self, device: Nic) -> str:

@@ -46,20 +46,39 @@ impl Bundle {
 
     /// Read the role from config.json; a bundle without one belongs to a sandbox without a spec (containerd 2.3).
     pub fn role(&self) -> Outcome<Role> {
-        let path = self.0.join("config.json");
+        let Some(config) = self.config()? else { return Ok(Role::Sandbox) };
+        match config.get("annotations") {
+            None | Some(Value::Null) => Ok(Role::Sandbox),
+            Some(Value::Object(annotations)) => role(annotations),
+            Some(_) => {
+                Err(Failure::new("read bundle", self.path_of_config().display(), "annotations are not an object"))
+            }
+        }
+    }
+
+    /// The slice of systemd's that the pod was given, where cgroups are systemd's: `SLICE:PREFIX:NAME` in `linux.cgroupsPath`.
+    pub fn slice(&self) -> Option<String> {
+        let config = self.config().ok()??;
+        let (slice, _) = config.pointer("/linux/cgroupsPath")?.as_str()?.split_once(':')?;
+        let lawful =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'\\' | b':' | b'@');
+        (slice.ends_with(".slice") && slice.bytes().all(lawful)).then(|| slice.to_owned())
+    }
+
+    fn path_of_config(&self) -> PathBuf {
+        self.0.join("config.json")
+    }
+
+    fn config(&self) -> Outcome<Option<Value>> {
+        let path = self.path_of_config();
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Role::Sandbox),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).during("read bundle", path.display()),
         };
         let mut bytes = Vec::new();
         file.take(CONFIG_MAX).read_to_end(&mut bytes).during("read bundle", path.display())?;
-        let config: Value = serde_json::from_slice(&bytes).during("read bundle", path.display())?;
-        match config.get("annotations") {
-            None | Some(Value::Null) => Ok(Role::Sandbox),
-            Some(Value::Object(annotations)) => role(annotations),
-            Some(_) => Err(Failure::new("read bundle", path.display(), "annotations are not an object")),
-        }
+        serde_json::from_slice(&bytes).during("read bundle", path.display()).map(Some)
     }
 
     /// The address an earlier `start` left here.

@@ -19,8 +19,9 @@ use crate::failure::{During, Outcome};
 use crate::ledger::{Ledger, PodDir};
 use crate::lock::Lock;
 use crate::pod::{Pod, run_from_environment};
-use crate::process::has_ended;
+use crate::process::{Identity, has_ended};
 use crate::undo::{POD, Undo};
+use crate::unit;
 
 /// containerd allows 5 s; the rest is for it to start us and read the answer.
 const BUDGET: Duration = Duration::from_secs(4);
@@ -102,16 +103,20 @@ fn clean_up_locked(pod: &Pod, id: &str, deadline: Deadline) -> Outcome<Done> {
     if !is_gone(pod, id, &ledger, deadline).during("look for daemon", path.display())? {
         return Ok(done);
     }
-    let undo = Undo { pod: &path, scope: POD, deadline, caller: None };
+    let undo = Undo { pod: &path, scope: POD, deadline, caller: None, in_unit: false };
     Ok(Done { warnings: undo.run()?, ..done })
 }
 
 /// Whether no daemon lives, nor a keeper that would start one. One that is stopping is given the time that is left; another is told,
 /// and decides by itself.
 fn is_gone(pod: &Pod, id: &str, ledger: &Ledger, deadline: Deadline) -> Result<bool, String> {
-    let recorded = ["keeper", "daemon"].into_iter().filter_map(|what| ledger.process(what)?.identity);
-    let alive = recorded.map(|process| process.open()).filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
-    if alive.is_empty() {
+    let recorded: Vec<Identity> =
+        ["keeper", "daemon"].into_iter().filter_map(|what| ledger.process(what)?.identity).collect();
+    let alive = recorded.iter().map(Identity::open).filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    // systemd is about to start another daemon, which hears of us from the socket that it holds meanwhile.
+    let is_between = alive.is_empty() && ledger.keeping.is_some() && !ledger.is_stopping();
+    let is_between = is_between && ledger.unit().is_some_and(|unit| unit::is_up(unit, deadline));
+    if alive.is_empty() && !is_between {
         return Ok(true);
     }
     if ledger.is_stopping() {
@@ -119,7 +124,10 @@ fn is_gone(pod: &Pod, id: &str, ledger: &Ledger, deadline: Deadline) -> Result<b
     }
     match daemon::abandon(&pod.socket(), id, deadline.within(ABANDON_BUDGET).left()) {
         Ok(()) => Ok(false),
-        // A killed process closes its sockets a moment before it has ended, which is just what brings containerd here.
+        Err(_) if is_between => Ok(false),
+        // A killed process closes its sockets a moment before it has ended, which is just what brings containerd here. On a busy
+        // host the moment may be long, and nobody else comes to undo it.
+        Err(_) if recorded.iter().all(Identity::is_exiting) => have_ended(&alive, deadline.within(deadline.left() / 2)),
         Err(_) => have_ended(&alive, deadline.within(ENDING_BUDGET)),
     }
 }

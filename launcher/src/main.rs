@@ -1,7 +1,8 @@
 //! `containerd-shim-kata-v2`: what containerd runs.
 //!
 //! It finds or makes the daemon of a pod (`start`), and takes away what a dead one left (`delete`). Three verbs are for the daemon: `gate`
-//! lets nothing run that is not in the ledger, `undo` takes away what is, `keep` starts it again when it dies. A few milliseconds, and no Python, but for the daemon itself.
+//! lets nothing run that is not in the ledger, `undo` takes away what is, `keep` starts it again when it dies. Two are for systemd:
+//! `unit` begins a daemon in a unit, `unit-ended` judges its end. A few milliseconds, and no Python, but for the daemon itself.
 //!
 //! On success nothing is written but what the protocol asks for: containerd reads stdout and stderr together.
 
@@ -14,6 +15,7 @@ mod delete;
 mod dialect;
 mod failure;
 mod gate;
+mod journal;
 mod keep;
 mod ledger;
 mod lock;
@@ -23,6 +25,7 @@ mod process;
 mod spawn;
 mod start;
 mod undo;
+mod unit;
 mod wire;
 mod words;
 mod zygote;
@@ -51,6 +54,8 @@ fn main() -> ExitCode {
         Some((verb, rest)) if verb == "gate" => finish(gate::run(rest), gate::CANNOT_EXEC),
         Some((verb, rest)) if verb == "keep" => finish(keep::run(rest), 1),
         Some((verb, rest)) if verb == "undo" => undo(rest),
+        Some((verb, rest)) if verb == "unit" => finish(unit::birth(rest), 1),
+        Some((verb, rest)) if verb == "unit-ended" => finish(unit::ended(rest), 1),
         _ => finish(containerd(&words), 1),
     }
 }
@@ -75,7 +80,8 @@ fn undo(words: &[String]) -> ExitCode {
     let run = || {
         let pod = absolute(Path::new(pod)).during("undo", pod)?;
         let caller = rustix::process::getppid().map(|parent| parent.as_raw_pid());
-        let left = undo::Undo { pod: &pod, scope, deadline: Deadline::after(UNDO_BUDGET), caller }.run()?;
+        let deadline = Deadline::after(UNDO_BUDGET);
+        let left = undo::Undo { pod: &pod, scope, deadline, caller, in_unit: false }.run()?;
         // `delete` may have come and gone while the daemon was still ending.
         if scope == undo::POD
             && left.is_empty()

@@ -68,6 +68,11 @@ impl Pod {
         self.dir().join("daemon.stderr")
     }
 
+    /// Kept after the pod.
+    pub fn journal(&self) -> PathBuf {
+        self.run.join("journal").join(format!("{}.jsonl", self.hash))
+    }
+
     /// The address containerd dials.
     pub fn address(&self) -> String {
         format!("unix://{}", self.socket().display())

@@ -26,6 +26,10 @@ const FD_NAMES: &str = "listen:ready:bootstrap";
 /// What the daemon is started with. The fds are its 1/0, 2, 3, 4 and 5.
 pub struct Daemon {
     pub argv: Vec<CString>,
+    /// Without the names of its fds.
+    pub environ: Vec<CString>,
+    /// Whether we are the first process of its unit, which systemd has made what a daemon is to be, and not the launcher.
+    pub in_unit: bool,
     pub null: OwnedFd,
     pub stderr: OwnedFd,
     pub listen: OwnedFd,
@@ -60,26 +64,26 @@ impl Daemon {
     }
 
     /// What our own child does for itself before it becomes the daemon, is done here for the zygote's, as far as it can be.
-    fn ask_zygote(&self, run: &Path) -> Outcome<Option<Held>> {
-        if zygote::forbidden() {
+    pub fn ask_zygote(&self, run: &Path) -> Outcome<Option<Held>> {
+        if self.is_told("KATA_SHIMD_NO_ZYGOTE") {
             return Ok(None);
         }
-        let environ = memfd(&environment()?).during("start daemon", "environment")?;
+        let environ = memfd(&self.environment()?).during("start daemon", "environment")?;
         let Some(held) = zygote::fork(run, self, &environ) else { return Ok(None) };
         let pid = held.process.pid;
-        if let Some(score) = oom_score_adj()? {
+        if let Some(score) = self.oom_score_adj()? {
             fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
                 .during("start daemon", "oom_score_adj")?;
         }
         cgroup::bring(pid).during("start daemon", "cgroup")?;
-        schedule_apart(Pid::from_raw(pid)).during("start daemon", "core scheduling")?;
+        self.schedule_apart(Pid::from_raw(pid)).during("start daemon", "core scheduling")?;
         raise_nofile(Pid::from_raw(pid)).during("start daemon", "limit of open files")?;
         Ok(Some(held))
     }
 
     /// Fork. The child blocks until it is let go; when we die first, it ends.
     fn fork(self) -> Outcome<Held> {
-        let oom_score_adj = oom_score_adj()?;
+        let oom_score_adj = self.oom_score_adj()?;
         let (wait, gate) = pipe_with(PipeFlags::CLOEXEC).during("start daemon", "pipe")?;
         match posix::fork().during("start daemon", "fork")? {
             Fork::Child => {
@@ -104,40 +108,84 @@ impl Daemon {
         posix::exit_child(1)
     }
 
-    fn become_daemon(&self, oom_score_adj: Option<i32>) -> Outcome<std::convert::Infallible> {
+    pub fn become_daemon(&self, oom_score_adj: Option<i32>) -> Outcome<std::convert::Infallible> {
         let fds = [&self.null, &self.null, &self.stderr, &self.listen, &self.ready, &self.bootstrap];
         posix::become_fds(&fds).during("start daemon", "hand over fds")?;
-        rustix::process::setsid().during("start daemon", "setsid")?;
+        if !self.in_unit {
+            rustix::process::setsid().during("start daemon", "setsid")?;
+        }
         posix::unshare_mounts().during("start daemon", "mount namespace")?;
         if let Some(score) = oom_score_adj {
             fs::write("/proc/self/oom_score_adj", score.to_string()).during("start daemon", "oom_score_adj")?;
         }
-        schedule_apart(None).during("start daemon", "core scheduling")?;
+        self.schedule_apart(None).during("start daemon", "core scheduling")?;
         raise_nofile(None).during("start daemon", "limit of open files")?;
         rustix::process::umask(Mode::from_raw_mode(0o077));
         rustix::process::chdir("/").during("start daemon", "chdir /")?;
         posix::reset_signals();
-        let cause = posix::exec(&self.argv, Some(&environment()?));
+        let cause = posix::exec(&self.argv, Some(&self.environment()?));
         let program = self.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
         Err(Failure::new("start daemon", program, cause))
     }
-}
 
-/// One worse than containerd's, so that the kernel kills a shim before it kills containerd.
-fn oom_score_adj() -> Outcome<Option<i32>> {
-    // No parent: it lives in another pid namespace.
-    let Some(parent) = getppid() else { return Ok(None) };
-    let path = format!("/proc/{}/oom_score_adj", parent.as_raw_pid());
-    let score: i32 = fs::read_to_string(&path).during("read", &path)?.trim().parse().during("read", &path)?;
-    Ok(Some((score + 1).min(OOM_SCORE_ADJ_MAX)))
-}
-
-/// With core scheduling on, nothing of this pod shares a core with anything else. `pid` is the daemon's, or None in it.
-fn schedule_apart(pid: Option<Pid>) -> Result<(), Errno> {
-    if env::var_os("SCHED_CORE").is_none_or(|value| value.is_empty()) {
-        return Ok(());
+    /// The unit's own; or one worse than containerd's, so that the kernel kills a shim before it kills containerd.
+    fn oom_score_adj(&self) -> Outcome<Option<i32>> {
+        if self.in_unit {
+            return score("self").map(Some);
+        }
+        // No parent: it lives in another pid namespace.
+        let Some(parent) = getppid() else { return Ok(None) };
+        Ok(Some((score(&parent.as_raw_pid().to_string())? + 1).min(OOM_SCORE_ADJ_MAX)))
     }
-    match create_core_scheduling_cookie(pid.unwrap_or_else(getpid), CoreSchedulingScope::ThreadGroup) {
+
+    /// With core scheduling on, nothing of this pod shares a core with anything else. `pid` is the daemon's, or None in it.
+    fn schedule_apart(&self, pid: Option<Pid>) -> Result<(), Errno> {
+        match self.is_told("SCHED_CORE") {
+            true => schedule_apart(pid.unwrap_or_else(getpid)),
+            false => Ok(()),
+        }
+    }
+
+    fn is_told(&self, name: &str) -> bool {
+        is_told(&self.environ, name)
+    }
+
+    /// Its environment, with the names of its fds.
+    fn environment(&self) -> Outcome<Vec<CString>> {
+        let pid = getpid().as_raw_pid();
+        let own = [format!("LISTEN_PID={pid}"), "LISTEN_FDS=3".into(), format!("LISTEN_FDNAMES={FD_NAMES}")];
+        let own = own.into_iter().map(|entry| CString::new(entry).during("start daemon", "environment"));
+        self.environ.iter().cloned().map(Ok).chain(own).collect()
+    }
+}
+
+fn score(who: &str) -> Outcome<i32> {
+    let path = format!("/proc/{who}/oom_score_adj");
+    fs::read_to_string(&path).during("read", &path)?.trim().parse().during("read", &path)
+}
+
+/// For a daemon in `environ` that nobody but systemd has made: what `Daemon::become_daemon` does for a first one.
+pub fn settle(environ: &[CString]) -> Result<(), Errno> {
+    if is_told(environ, "SCHED_CORE") {
+        schedule_apart(getpid())?;
+    }
+    raise_nofile(None)
+}
+
+/// Whether the variable is set, to more than nothing.
+fn is_told(environ: &[CString], name: &str) -> bool {
+    let set = |entry: &CString| {
+        entry
+            .as_bytes()
+            .strip_prefix(name.as_bytes())
+            .and_then(|rest| rest.strip_prefix(b"="))
+            .is_some_and(|value| !value.is_empty())
+    };
+    environ.iter().any(set)
+}
+
+fn schedule_apart(pid: Pid) -> Result<(), Errno> {
+    match create_core_scheduling_cookie(pid, CoreSchedulingScope::ThreadGroup) {
         // ENODEV: no SMT here; EINVAL: a kernel without it.
         Err(Errno::NODEV | Errno::INVAL) | Ok(()) => Ok(()),
         Err(error) => Err(error),
@@ -154,12 +202,6 @@ fn memfd(entries: &[CString]) -> std::io::Result<OwnedFd> {
     let mut file = File::from(memfd_create("environ", MemfdFlags::CLOEXEC)?);
     entries.iter().try_for_each(|entry| file.write_all(entry.as_bytes_with_nul()))?;
     Ok(file.into())
-}
-
-/// containerd's environment, without what was meant for others, and with the names of our fds.
-fn environment() -> Outcome<Vec<CString>> {
-    let pid = getpid().as_raw_pid();
-    environment_with(&[format!("LISTEN_PID={pid}"), "LISTEN_FDS=3".into(), format!("LISTEN_FDNAMES={FD_NAMES}")])
 }
 
 /// Our environment, without what was meant for others, and with `own`.

@@ -22,12 +22,14 @@ use crate::daemon;
 use crate::deadline::Deadline;
 use crate::dialect::Reply;
 use crate::failure::{During, Failure, Outcome};
+use crate::journal::refused;
 use crate::ledger::{Append, Ledger, PodDir};
 use crate::lock::Lock;
 use crate::pod::{Pod, run_from_environment};
 use crate::process::{Identity, has_ended};
-use crate::spawn::{Daemon, Held, own_path, python};
+use crate::spawn::{Daemon, Held, environment_with, own_path, python};
 use crate::undo::{POD, Undo};
+use crate::unit;
 use crate::words::last_words;
 
 /// The daemon says it serves within this, or it has failed.
@@ -49,26 +51,19 @@ pub fn run(args: &Args) -> Outcome<()> {
     let bundle = Bundle::at(env::current_dir().during("find bundle", "working directory")?);
     let stdin = read_stdin()?;
     let reply = Reply::choose(&stdin, &args.id, &args.namespace)?;
-    let role = bundle.role()?;
+    let role = bundle.role();
     let sandbox = match &role {
-        Role::Sandbox => &args.id,
-        Role::Member(sandbox) => sandbox,
+        Ok(Role::Member(sandbox)) => sandbox.as_str(),
+        Ok(Role::Sandbox) | Err(_) => &args.id,
     };
     let pod = Pod::new(run_from_environment(), &args.address, &args.namespace, sandbox);
     pod.prepare_run()?;
-    let lock = Lock::take(pod.lock(), Deadline::after(LOCK_BUDGET))?;
     let start = Start { args, bundle: &bundle, pod: &pod, sandbox, stdin: &stdin };
-    match role {
-        Role::Sandbox => start.sandbox(),
-        Role::Member(_) => start.member(),
-    }
-    .and_then(|daemon| start.publish(reply, &daemon))
-    .inspect_err(|_| {
-        if matches!(pod.exists(), Ok(false)) {
-            // The failure is what matters; an empty lock file is found again by its name.
-            let _ = lock.remove();
-        }
-    })
+    let started = match &role {
+        Ok(role) => start.locked(role, reply),
+        Err(failure) => Err(failure.clone()),
+    };
+    started.inspect_err(|failure| refused(&pod, args, sandbox, failure))
 }
 
 /// A daemon that serves the pod.
@@ -88,6 +83,21 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
+    /// One at a time for each pod.
+    fn locked(&self, role: &Role, reply: Reply) -> Outcome<()> {
+        let lock = Lock::take(self.pod.lock(), Deadline::after(LOCK_BUDGET))?;
+        let found = match role {
+            Role::Sandbox => self.sandbox(),
+            Role::Member(_) => self.member(),
+        };
+        found.and_then(|daemon| self.publish(reply, &daemon)).inspect_err(|_| {
+            if matches!(self.pod.exists(), Ok(false)) {
+                // The failure is what matters; an empty lock file is found again by its name.
+                let _ = lock.remove();
+            }
+        })
+    }
+
     /// A further container of a pod: its daemon must be there.
     fn member(&self) -> Outcome<Serving> {
         match self.find()? {
@@ -128,7 +138,8 @@ impl Start<'_> {
     /// Take away all there is of the pod; fails with what would not go.
     fn undo(&self) -> Outcome<()> {
         let dir = self.pod.dir();
-        let undo = Undo { pod: &dir, scope: POD, deadline: Deadline::after(UNDO_BUDGET), caller: None };
+        let deadline = Deadline::after(UNDO_BUDGET);
+        let undo = Undo { pod: &dir, scope: POD, deadline, caller: None, in_unit: false };
         match undo.run()? {
             left if left.is_empty() => Ok(()),
             left => Err(Failure::new("undo", dir.display(), format!("{} things would not go", left.len())).quote(left)),
@@ -153,7 +164,12 @@ impl Start<'_> {
         let listen = listen_at(&self.pod.socket())?;
         let (ready, daemon) = self.daemon(listen)?;
         let n = ledger.plan(json!({"kind": "process", "what": "daemon"}))?;
-        let held = daemon.begin(self.pod.run())?;
+        let held = if unit::wanted() {
+            let what = format!("{}/{}", self.args.namespace, self.sandbox);
+            unit::begin(&daemon, self.pod, &mut ledger, &what, self.bundle.slice().as_deref())?
+        } else {
+            daemon.begin(self.pod.run())?
+        };
         ledger.made_process(n, held.process)?;
         self.await_ready(held, &ready)
     }
@@ -165,6 +181,8 @@ impl Start<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
         let daemon = Daemon {
             argv: self.argv()?,
+            environ: environment_with(&[])?,
+            in_unit: false,
             null: openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
                 .during("open", "/dev/null")?,
             stderr: openat(CWD, &stderr, flags, Mode::from_raw_mode(0o600)).during("make", stderr.display())?,

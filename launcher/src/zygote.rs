@@ -3,7 +3,6 @@
 //! A zygote is a gain and never a need: whatever is not right about it, up to the moment in which there is a child, is answered with
 //! None, and the pod gets its daemon the other way. Must never happen: a child that lives in other namespaces than we do.
 
-use std::env;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -73,7 +72,8 @@ fn shares_namespaces(pid: i32) -> bool {
 fn request(daemon: &Daemon) -> Option<Vec<u8>> {
     let words = daemon.argv.iter().map(|word| word.to_str()).collect::<Result<Vec<_>, _>>().ok()?;
     let (python, argv) = (words.first()?, words.get(4..)?);
-    Some(json!({"v": 1, "version": VERSION, "python": python, "argv": argv}).to_string().into_bytes())
+    let request = json!({"v": 1, "version": VERSION, "python": python, "argv": argv, "orphan": daemon.in_unit});
+    Some(request.to_string().into_bytes())
 }
 
 fn descriptors<'a>(daemon: &'a Daemon, wait: &'a OwnedFd, environ: &'a OwnedFd) -> [BorrowedFd<'a>; FDS] {
@@ -98,9 +98,4 @@ fn answer(socket: &OwnedFd, deadline: Deadline) -> Option<i32> {
     let (got, _) = recv(socket, &mut bytes, RecvFlags::empty()).ok()?;
     let said: Value = serde_json::from_slice(bytes.get(..got)?).ok()?;
     i32::try_from(said.get("pid")?.as_i64()?).ok().filter(|pid| *pid > 0)
-}
-
-/// Whether the environment forbids zygotes, for measurements and for whoever looks for a fault.
-pub fn forbidden() -> bool {
-    env::var_os("KATA_SHIMD_NO_ZYGOTE").is_some_and(|value| !value.is_empty())
 }

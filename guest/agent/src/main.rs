@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kata_agent::cgroup::{self, oom};
 use kata_agent::container::create::Tools;
-use kata_agent::container::pause;
+use kata_agent::container::{connect, pause};
 use kata_agent::error::{Context, Result};
 use kata_agent::options::Options;
 use kata_agent::process::launch::Crun;
@@ -23,7 +23,10 @@ const LAST_REPLY: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     if arguments.next().is_some_and(|name| name.as_encoded_bytes() == pause::NAME.to_bytes()) {
-        return pause::run();
+        return match arguments.collect::<Vec<_>>().as_slice() {
+            [verb, port] if verb == connect::VERB => connect::run(&port.to_string_lossy()),
+            _ => pause::run(),
+        };
     }
     let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
     let mut options = Options::default();

@@ -109,7 +109,14 @@ pub async fn execs(pod: Pod) {
     pod.launch("execs", "sleep 1000").await;
     assert_eq!(pod.exec_to_end("execs", "e1", "echo $FROM; exit 6").await, said(6, "container\n"));
     assert_eq!(pod.wait("execs", "e1").await.unwrap(), 6);
-    assert_eq!(code(pod.exec("execs", "e1", shell("true")).await), Code::ALREADY_EXISTS);
+    assert_eq!(
+        pod.exec_to_end("execs", "e1", "echo again").await,
+        said(0, "again\n"),
+        "its end was told: the name is free"
+    );
+    pod.exec("execs", "untold", shell("echo once")).await.unwrap();
+    assert_eq!(pod.read_all("execs", "untold", false).await, "once\n");
+    assert_eq!(code(pod.exec("execs", "untold", shell("true")).await), Code::ALREADY_EXISTS, "a request made again");
     assert_eq!(code(pod.exec("execs", "execs", shell("true")).await), Code::ALREADY_EXISTS);
     let mut bare = shell("echo $FROM; pwd; id -u");
     (bare.Env, bare.User, bare.Capabilities) = (Vec::new(), None.into(), None.into());
@@ -244,6 +251,30 @@ pub async fn pause_holds_the_pods_namespaces(pod: Pod) {
     pod.remove("pause").await.unwrap();
 }
 
+pub async fn connections_into_the_pod(pod: Pod) {
+    pod.launch_with(&container("pause", process(&["/pause"]))).await;
+    let serve = "echo found > /tmp/index.html; echo up; exec busybox httpd -f -p 127.0.0.1:8123 -h /tmp";
+    pod.launch("server", serve).await;
+    assert_eq!(pod.read_until("server", "server", "up").await, "up\n");
+    let connect = |port: &str| process(&["/pause", "connect", port]);
+    // The server says that it is up a moment before it listens.
+    let outcome = loop {
+        pod.exec("pause", "c", connect("8123")).await.unwrap();
+        let _ = pod.write("pause", "c", b"GET / HTTP/1.0\r\n\r\n").await;
+        let outcome = pod.outcome("pause", "c").await;
+        if outcome.status == 0 {
+            break outcome;
+        }
+    };
+    assert!(outcome.out.starts_with("HTTP/1") && outcome.out.ends_with("found\n"), "{outcome:?}");
+    pod.exec("pause", "nobody", connect("8124")).await.unwrap();
+    let refused = pod.outcome("pause", "nobody").await;
+    assert_eq!((refused.status, refused.out.as_str()), (1, ""));
+    assert_eq!(code(pod.exec("pause", "none", connect("0")).await), Code::FAILED_PRECONDITION);
+    pod.remove("server").await.unwrap();
+    pod.remove("pause").await.unwrap();
+}
+
 pub async fn hooks(pod: Pod) {
     let mut request = container("hooks", shell("ls /work; cat"));
     let hook = |name: &str| oci::Hook {
@@ -327,7 +358,7 @@ pub async fn network(pod: Pod, hardware: &str) {
     let mut interface = Interface {
         device: "eth0".into(),
         name: "eth0".into(),
-        IPAddresses: vec![address("198.51.100.9", "24")],
+        IPAddresses: vec![address("198.51.100.9", "24"), address("fd00:9::5", "64")],
         mtu: 1400,
         hwAddr: hardware.into(),
         ..Default::default()
@@ -374,4 +405,9 @@ pub async fn network(pod: Pod, hardware: &str) {
     let gone = Interface { hwAddr: "02:00:00:00:00:fe".into(), name: "x".into(), ..Default::default() };
     let request = UpdateInterfaceRequest { interface: Some(gone).into(), ..Default::default() };
     assert_eq!(code(pod.agent.update_interface(patience(), &request).await), Code::NOT_FOUND);
+    pod.prepare().await;
+    let table = pod.run("six", "cat /proc/net/if_inet6").await.out;
+    let line = table.lines().find(|line| line.starts_with("fd000009")).unwrap_or_default();
+    let flags = line.split_whitespace().nth(4).map(|flags| u32::from_str_radix(flags, 16).unwrap());
+    assert_eq!(flags.map(|flags| flags & libc::IFA_F_TENTATIVE), Some(0), "usable at once: {table}");
 }

@@ -13,11 +13,13 @@ from typing import Any, Final
 
 from integration.hostile.agent.guest import Answer, Hostile
 from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.api import task
 from kata_shimd.host.stdio import HostStreams
 from kata_shimd.pod import testing
 from kata_shimd.pod.pod import Pod, South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
+from kata_shimd.task.service import TaskService
 
 #: Seconds; the sum of those that one verb can meet is far below `ENDS`.
 DEADLINES: Final = Deadlines(check=0.2, create_sandbox=0.2, create_container=0.2, usual=0.2)
@@ -27,6 +29,10 @@ BUDGETS: Final = Budgets(
 )  # fmt: skip
 #: Every RPC but Wait has ended by then.
 ENDS: Final = 5.0
+#: State's, at any moment.
+STATE_ENDS: Final = 2.0
+#: Seconds between two questions for State.
+_OFTEN: Final = 0.02
 _PROCESS: Final = {"args": ["sh"], "cwd": "/"}
 
 
@@ -42,6 +48,9 @@ class Stage:
         self.notes: list[tuple[str, Mapping[str, Any]]] = []
         south = South(_Booted(self.vm, client), self.files, HostStreams(_no_logger, _no_loggers), self.events)
         self.pod = Pod(south, group, budgets, note=lambda event, **fields: self.notes.append((event, fields)))
+        self.service = TaskService(self.pod)
+        #: The longest that State had to wait for its turn so far, in seconds.
+        self.slowest_state = 0.0
         self.pod.begin()
 
     def fifo(self, name: str) -> Path:
@@ -63,9 +72,22 @@ class Stage:
             await self.pod.start("c1", "")
 
     async def exec(self) -> None:
+        """With a terminal, so that it has a size."""
         async with asyncio.timeout(ENDS):
-            await self.pod.exec(ExecSpec("c1", "e1", Stdio(), _PROCESS))
+            await self.pod.exec(ExecSpec("c1", "e1", Stdio(terminal=True), _PROCESS))
             await self.pod.start("c1", "e1")
+
+    def state(self) -> task.StateResponse:
+        return self.service.state(task.StateRequest(id="c1"))
+
+    async def ask_state(self) -> None:
+        """Ask State again and again, as a client of containerd's may, until cancelled; what counts is when it gets its turn."""
+        while True:
+            begin = time.monotonic()
+            await asyncio.sleep(_OFTEN)
+            if "c1" in self.pod.containers:
+                self.state()
+            self.slowest_state = max(self.slowest_state, time.monotonic() - begin - _OFTEN)
 
     async def kill(self, number: int = 9) -> None:
         async with asyncio.timeout(ENDS):
@@ -122,7 +144,10 @@ async def staged(
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(guest.run(), name="guest")
-            yield Stage(group, tmp, guest, client, budgets)
+            stage = Stage(group, tmp, guest, client, budgets)
+            group.create_task(stage.ask_state(), name="ask state")
+            yield stage
+            assert stage.slowest_state < STATE_ENDS
             raise Left
     except* Left:
         pass

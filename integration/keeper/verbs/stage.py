@@ -60,15 +60,17 @@ class Events:
 class Stage:
     """Launcher, bundle, FIFOs and guest of one life, in a directory with a short name: sockets live in it."""
 
+    KEEPER = "launcher"
+
     def __init__(self, root: Path, launcher: Path | None = None) -> None:
         """With an installed ``launcher`` the machine is a real one."""
         self.root = root
-        self.shim = Shim(launcher or with_standin(root / "bin"), root)
+        self.shim = self.make_shim(launcher or with_standin(root / "bin"))
         self.guest = Guest(root / "guest")
         self.events = Events(root / "events")
         self.die = root / "die"
         config = root / "configuration.toml"
-        config.write_text('[shimd]\nkeeper = "launcher"\nkeeper_deaths = 1000\n')
+        config.write_text(f'[shimd]\nkeeper = "{self.KEEPER}"\nkeeper_deaths = 1000\n')
         self.env = {
             "TTRPC_ADDRESS": str(root / "events"),
             "KATA_TEST_GUEST": str(root / "guest"),
@@ -91,6 +93,9 @@ class Stage:
         self.bundle = bundle
         os.mkfifo(bundle / "log")
         self.log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
+
+    def make_shim(self, launcher: Path) -> Shim:
+        return Shim(launcher, self.root)
 
     @property
     def pod(self) -> Pod:

@@ -5,6 +5,7 @@ Run in place of ``python3 -I -m kata_shimd.daemon``; the test's guest listens at
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
@@ -57,6 +58,15 @@ class Standin:
     def kill(self) -> None:
         self._process.kill()
 
+    @property
+    def ended(self) -> bool:
+        return self._end.done()
+
+    async def answers(self) -> None:
+        """As QMP would: not while the process is stopped."""
+        if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            await asyncio.Event().wait()
+
     async def settle(self) -> None:
         return None
 
@@ -102,6 +112,12 @@ async def _answers(process: Process) -> bool:
     return False
 
 
-if __name__ == "__main__":
+def stand_in() -> None:
+    """From now on daemons of this process have such a machine; SIGHUP blocks their loop."""
     machine.boot, machine.adopt = boot, adopt  # type: ignore[assignment]
+    signal.signal(signal.SIGHUP, lambda _number, _frame: time.sleep(86400))
+
+
+if __name__ == "__main__":
+    stand_in()
     daemon.main([word for word in sys.argv[1:] if word not in ("-I", "-m", "kata_shimd.daemon")])

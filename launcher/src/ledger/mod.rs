@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -33,6 +34,25 @@ pub struct Ledger {
     pub live: Vec<Record>,
     /// `starting`, `running` or `stopping`; None before the first.
     pub phase: Option<String>,
+    /// What a daemon under systemd has said about later ones; None: there are to be none.
+    pub keeping: Option<Keeping>,
+    /// When each daemon of the pod began, oldest first; as in `Identity`.
+    pub daemons: Vec<u64>,
+}
+
+/// More `deaths` of daemons than this `within` so long, and the pod is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    pub deaths: usize,
+    pub within: Duration,
+}
+
+impl Keeping {
+    fn read(value: &Value) -> Option<Self> {
+        let fields = value.as_object()?;
+        let deaths = number(fields, "deaths")?.try_into().ok()?;
+        Some(Self { deaths, within: Duration::from_secs(number(fields, "within")?) })
+    }
 }
 
 impl Ledger {
@@ -62,12 +82,18 @@ impl Ledger {
             Some("made") => {
                 if let Some(record) = number(&fields, "n").and_then(|n| self.live.iter_mut().rfind(|r| r.n == n)) {
                     record.made(&fields);
+                    if matches!(&record.object, Object::Process(process) if process.what == "daemon") {
+                        self.daemons.extend(number(&fields, "start"));
+                    }
                 }
             }
             Some("undone") => {
                 if let Some(at) = number(&fields, "n").and_then(|n| self.live.iter().rposition(|r| r.n == n)) {
                     self.live.remove(at);
                 }
+            }
+            Some("set") if text(&fields, "key").as_deref() == Some("keeping") => {
+                self.keeping = fields.get("value").and_then(Keeping::read);
             }
             Some("phase") => self.phase = text(&fields, "phase").or(self.phase.take()),
             _ => {}
@@ -76,6 +102,14 @@ impl Ledger {
 
     pub fn is_stopping(&self) -> bool {
         self.phase.as_deref() == Some("stopping")
+    }
+
+    /// The unit whose main process is the pod's daemon, if it is one.
+    pub fn unit(&self) -> Option<&str> {
+        self.live.iter().rev().find_map(|record| match &record.object {
+            Object::Unit(name) => Some(name.as_str()),
+            _ => None,
+        })
     }
 
     /// The number of the newest live process called `what`.

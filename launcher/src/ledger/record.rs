@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::pod::is_plain;
 use crate::process::Identity;
+use crate::unit::is_name;
 
 /// A process that is ours to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub enum Object {
     Link(Link),
     /// The ingress queueing discipline of a link that is not ours.
     Qdisc(Link),
+    /// A unit of systemd's: ended with the pod's daemon, before anything else.
+    Unit(String),
     /// Written by somebody who knows more than we do, or damaged: cannot be undone. Says why.
     Unknown(String),
 }
@@ -101,6 +104,10 @@ impl Object {
             "netns" => Self::with_path(fields, Self::Netns),
             "link" => Self::link(fields, Self::Link),
             "qdisc" => Self::link(fields, Self::Qdisc),
+            "unit" => match text(fields, "name").filter(|name| is_name(name)) {
+                Some(name) => Self::Unit(name),
+                None => Self::Unknown("unit without the name of a pod's".to_owned()),
+            },
             other => Self::Unknown(format!("kind {other:?} is not known to this launcher")),
         }
     }
@@ -141,6 +148,7 @@ impl std::fmt::Display for Object {
             Self::Netns(path) => write!(f, "netns {}", path.display()),
             Self::Link(link) => write!(f, "link {}", link.name),
             Self::Qdisc(link) => write!(f, "ingress qdisc of {}", link.name),
+            Self::Unit(name) => write!(f, "unit {name}"),
             Self::Unknown(_) => write!(f, "object"),
         }
     }

@@ -20,6 +20,7 @@ use crate::deadline::Deadline;
 use crate::failure::{During, Outcome};
 use crate::ledger::{Append, Ledger, Object, PodDir, Record, Who};
 use crate::process;
+use crate::unit;
 use walk::walk;
 
 /// The scope that means all scopes.
@@ -32,6 +33,8 @@ pub struct Undo<'a> {
     pub deadline: Deadline,
     /// The process that asked for it, which is never killed: a daemon that tears its own pod down.
     pub caller: Option<i32>,
+    /// Whether it is the pod's unit itself that undoes, after its daemon: it ends when we do.
+    pub in_unit: bool,
 }
 
 impl Undo<'_> {
@@ -67,11 +70,27 @@ impl Undo<'_> {
     /// A daemon that lives would go on making things, and a keeper would start another: they end before anything else, the keeper
     /// first. True if there was one to end.
     fn end_daemon(&self, dir: &PodDir, ledger: &Ledger) -> Outcome<bool> {
+        let unit = self.unit_to_end(ledger);
+        let unheard = unit.is_some_and(|unit| unit::stop_soon(unit, self.deadline).is_err());
+        if unheard && let Ok(Some(mut ledger)) = Append::open(dir, Who::Undo) {
+            // What the unit starts next, if it does, reads it there.
+            let _ = ledger.phase("stopping");
+        }
         let keeper = self.end_first(ledger, "keeper").during("undo", "process keeper")?;
         // The keeper may have started another daemon since the ledger was read.
         let latest = if keeper { Ledger::read(dir)? } else { None };
         let daemon = self.end_first(latest.as_ref().unwrap_or(ledger), "daemon").during("undo", "process daemon")?;
-        Ok(keeper || daemon)
+        if let Some(unit) = unit.filter(|_| !unheard) {
+            unit::stop(unit, self.deadline).during("undo", unit)?;
+        }
+        Ok(keeper || daemon || unit.is_some())
+    }
+
+    /// The unit that would start another daemon; none if we are one of its processes.
+    fn unit_to_end<'l>(&self, ledger: &'l Ledger) -> Option<&'l str> {
+        let daemon = ledger.process("daemon").and_then(|daemon| daemon.identity);
+        let ours = self.in_unit || daemon.is_some_and(|daemon| self.spares(daemon.pid));
+        ledger.unit().filter(|_| !ours)
     }
 
     fn end_first(&self, ledger: &Ledger, what: &str) -> Result<bool, String> {
@@ -107,6 +126,8 @@ impl Undo<'_> {
             Object::Netns(path) => mount::remove_netns(self.pod, path),
             Object::Link(link) => netlink::delete_link(link),
             Object::Qdisc(link) => netlink::delete_ingress(link),
+            // Seen to before anything else.
+            Object::Unit(_) => Ok(()),
             Object::Unknown(why) => Err(why.clone()),
         }
     }

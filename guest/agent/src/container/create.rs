@@ -78,7 +78,7 @@ fn create_pause(recipe: Recipe, cgroup: Option<Cgroup>, tools: &Tools) -> Result
     if let Some(cgroup) = &cgroup {
         cgroup.make(pid).inspect_err(|_| drop(init.signal(libc::SIGKILL)))?;
     }
-    Ok(container(recipe, Kind::Pause, init, cgroup, None))
+    Ok(container(recipe, Kind::Pause { crun: tools.crun.clone() }, init, cgroup, None))
 }
 
 async fn create_with_crun(recipe: Recipe, cgroup: Option<Cgroup>, tools: &Tools) -> Result<Container> {

@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Container, Kind, Phase, Processes};
+use super::{connect, Container, Kind, Phase, Processes};
 use crate::error::{Code, Error, Result};
 use crate::oci;
+use crate::process::launch::Crun;
 use crate::process::Process;
 use crate::protocol::oci as message;
 use crate::sync::lock;
@@ -34,8 +35,12 @@ impl Table {
         self.processes.get(id).cloned()
     }
 
+    /// Takes a name. That of a process whose end the host was told of is free again: the host gives names, and gives one a second
+    /// time only after it has forgotten the first. One whose end nobody asked for keeps it, so that a request that is made again
+    /// does nothing twice.
     fn reserve(&mut self, id: &str) -> Result<()> {
-        if self.processes.contains_key(id) || !self.starting.insert(id.to_owned()) {
+        let taken = self.processes.get(id).is_some_and(|process| !process.told());
+        if taken || !self.starting.insert(id.to_owned()) {
             return Err(Error::new(Code::ALREADY_EXISTS, format!("process {id}: there is one already")));
         }
         Ok(())
@@ -43,7 +48,9 @@ impl Table {
 
     fn insert(&mut self, id: &str, process: Arc<Process>) {
         self.starting.remove(id);
-        self.processes.insert(id.to_owned(), process);
+        if self.processes.insert(id.to_owned(), process).is_some() {
+            self.order.retain(|one| one != id);
+        }
         self.order.push_back(id.to_owned());
         self.forget(REMEMBERED, |process| process.spent());
         self.forget(UNREAD, |process| process.status().is_some());
@@ -96,8 +103,9 @@ impl Container {
     }
 
     async fn spawn(&self, process: &message::Process) -> Result<Arc<Process>> {
-        let Kind::Crun { crun, .. } = &self.kind else {
-            return Err(Error::precondition(format!("exec: container {}: it is the pod's pause", self.id)));
+        let crun = match &self.kind {
+            Kind::Crun { crun, .. } => crun,
+            Kind::Pause { crun } => return self.connect(crun, process),
         };
         let process = self.complete(process);
         let text = oci::process(&process).to_string();
@@ -108,6 +116,13 @@ impl Container {
                 oom.check();
             }
         }))
+    }
+
+    /// The one exec that the pause has.
+    fn connect(&self, crun: &Crun, process: &message::Process) -> Result<Arc<Process>> {
+        let none = || Error::precondition(format!("exec: container {}: it is the pod's pause", self.id));
+        let launched = crun.connect(connect::port(&process.Args).ok_or_else(none)?)?;
+        Ok(Process::start(launched.pid, launched.exit, launched.streams, || {}))
     }
 
     /// What an exec does not say it takes from the container's own process.

@@ -2,6 +2,7 @@
 //!
 //! Owns: the table of its processes and its phase. Must never happen: a request that comes twice does its work twice.
 
+pub mod connect;
 pub mod create;
 pub mod exec;
 pub mod id;
@@ -45,7 +46,10 @@ pub enum Phase {
 /// Who made it and unmakes it.
 pub enum Kind {
     /// The holder of the pod's PID namespace, a child of the agent.
-    Pause,
+    Pause {
+        /// Who starts connections into the pod.
+        crun: Crun,
+    },
     /// A container of crun's.
     Crun {
         /// How crun is run.
@@ -167,7 +171,7 @@ impl Container {
     pub async fn destroy(&self) -> Result<()> {
         self.kill_all();
         match &self.kind {
-            Kind::Pause => {
+            Kind::Pause { .. } => {
                 self.init.wait().await;
                 // Empty now; should the kernel not agree, a directory stays until the guest ends.
                 let _ = self.cgroup.as_ref().map(Cgroup::remove);

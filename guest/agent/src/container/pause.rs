@@ -55,7 +55,7 @@ fn fork_into_namespace(child: impl FnOnce() -> bool) -> nix::Result<Pid> {
 pub fn run() -> ExitCode {
     let mut signals = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().for_each(|signal| signals.add(signal));
-    if signals.thread_block().is_err() || confine().is_err() {
+    if signals.thread_block().is_err() || confine(c"pause").is_err() {
         return ExitCode::from(126);
     }
     loop {
@@ -66,8 +66,9 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn confine() -> nix::Result<()> {
-    nix::sys::prctl::set_name(c"pause")?;
+/// Takes away all that a process of the agent's could do in the guest.
+pub(super) fn confine(name: &CStr) -> nix::Result<()> {
+    nix::sys::prctl::set_name(name)?;
     chroot(EMPTY)?;
     nix::unistd::chdir("/")?;
     setgroups(&[])?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::container::connect;
 use crate::protocol::agent::{AgentDetails, GuestDetailsRequest, GuestDetailsResponse};
 use crate::storage;
 
@@ -22,6 +23,7 @@ pub fn details(request: &GuestDetailsRequest, init: bool) -> GuestDetailsRespons
             storage_handlers: storage::NAMES.map(str::to_owned).to_vec(),
             // crun has it built in; the kernel decides.
             supports_seccomp: Path::new("/proc/sys/kernel/seccomp").exists(),
+            extra_features: vec![connect::FEATURE.to_owned()],
             ..Default::default()
         })
         .into(),

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::stdio::{watched, Watched};
 use super::terminal::{ConsoleSocket, Terminal};
+use crate::container::connect;
 use crate::error::{Context, Error, Result};
 use crate::paths::{CRUN_STATE, LAUNCH};
 use crate::reaper::{Exit, Launch, Reaper};
@@ -78,6 +79,16 @@ impl Crun {
         fs::write(&file.0, process).at("write", file.0.display())?;
         let path = file.0.display().to_string();
         self.launch("exec", &["--detach", "--process", &path], id, terminal, oom_score).await
+    }
+
+    /// Without crun: a child of the agent's own, whose streams are a connection to a port of the pod's loopback.
+    pub fn connect(&self, port: u16) -> Result<Launched> {
+        let (files, streams) = self.pipes()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("/pause").args([connect::VERB, &port.to_string()]).env_clear().current_dir("/");
+        command.stdin(files.stdin).stdout(files.stdout).stderr(files.stderr);
+        let (pid, exit) = self.reaper.spawn(&mut command).at("start", "connection")?;
+        Ok(Launched { pid, exit, streams })
     }
 
     /// `crun start`. Without hooks to run after it, all it does is to write to the FIFO on which the container's process waits; the agent

@@ -1,0 +1,91 @@
+"""`kubectl port-forward`: what listens on the loopback of a pod, which is the guest's, is reached through containerd."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from integration.cri.conftest import Pods
+from integration.harness import process
+from integration.harness.crictl import Crictl
+from integration.harness.ctr import PATIENCE
+from integration.harness.host import Host
+from integration.harness.waiting import eventually
+
+pytestmark = pytest.mark.vm
+
+#: A port of the pod's, and the one of the node's that stands for it.
+PORT, OURS = 8080, 18080
+#: Sends what it is given, and prints all that comes back. It does not say that it sends no more: containerd gives the other
+#: direction one second then.
+CLIENT = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60) as server:
+    server.sendall(sys.stdin.buffer.read())
+    while data := server.recv(65536):
+        sys.stdout.buffer.write(data)
+"""
+#: A file that is not all the same, and long enough for many parts.
+SIZE = 3 << 20
+SERVER = f"seq 1 1000000 | head -c {SIZE} > /tmp/long; echo found > /tmp/index.html; exec httpd -f -p 127.0.0.1:{PORT} -h /tmp"
+
+Ask = Callable[[str], bytes]
+
+
+@pytest.fixture
+def pod_id(pods: Pods) -> str:
+    return pods.run()
+
+
+@pytest.fixture
+def serve(crictl: Crictl, pods: Pods, pod_id: str) -> Callable[[], None]:
+    """Starts a server in the pod, at its loopback alone."""
+
+    def serve() -> None:
+        container_id = pods.start(pod_id, "sh", "-c", SERVER)
+        look = ("wget", "-qO-", f"http://127.0.0.1:{PORT}/")
+        eventually("the server", lambda: crictl.exec(container_id, *look).out == "found", within=PATIENCE)
+
+    return serve
+
+
+@pytest.fixture
+def forwarded(host: Host, crictl: Crictl, pod_id: str) -> Callable[[], AbstractContextManager[Ask]]:
+    """A forwarded port: GETs a path of the pod's server; what it answers, empty if nobody does."""
+
+    def ask(path: str) -> bytes:
+        request = f"GET {path} HTTP/1.0\r\n\r\n".encode()
+        return host.run([sys.executable, "-c", CLIENT, str(OURS)], input=request, within=PATIENCE).stdout
+
+    @contextmanager
+    def forwarded() -> Iterator[Ask]:
+        client = crictl.spawn("port-forward", pod_id, f"{OURS}:{PORT}")
+        try:
+            assert client.stdout is not None
+            assert b"Forwarding from" in client.stdout.readline()
+            yield ask
+        finally:
+            process.finish(client)
+
+    return forwarded
+
+
+def test_a_server_on_the_pods_loopback(forwarded, serve) -> None:
+    serve()
+    expected = subprocess.run(["sh", "-c", f"seq 1 1000000 | head -c {SIZE}"], capture_output=True, check=True).stdout
+    with forwarded() as ask, ThreadPoolExecutor(4) as pool:
+        assert ask("/").endswith(b"found\n")
+        for answer in pool.map(ask, ["/long"] * 4):
+            assert answer.partition(b"\r\n\r\n")[2] == expected
+
+
+def test_a_port_at_which_nobody_listens(forwarded, serve) -> None:
+    """Is told of, which ends crictl's forwarding; the next one finds who listens by then."""
+    with forwarded() as ask:
+        assert ask("/") == b""
+    serve()
+    with forwarded() as ask:
+        assert ask("/").endswith(b"found\n")

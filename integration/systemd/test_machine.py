@@ -1,0 +1,100 @@
+"""The whole of it: systemd, containerd as its service, a pod that is a unit, and a machine."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from integration.harness import image, pods, process
+from integration.harness.ctr import KATA, PATIENCE, Ctr
+from integration.harness.waiting import eventually
+from integration.keeper.killing import Hammer, Noticed, listing
+from integration.systemd.containerd import ServiceContainerd
+from integration.systemd.manager import Systemd
+from integration.systemd.stage import REBORN
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture(scope="module")
+def ctr(systemd: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctr]:
+    """A client of a containerd that is a service."""
+    directory = tmp_path_factory.mktemp("image")
+    guest = pods.guest_config(directory)
+    config = systemd.root / "configuration.toml"
+    config.write_text(
+        "[shimd]\n"
+        + (guest.read_text().partition("\n")[2] if guest else "")
+        + 'keeper = "auto"\n[shimd.timeouts]\nqmp = 2\n'
+    )
+    image.write_image(systemd.root / "image.tar")
+    with ServiceContainerd(systemd) as containerd:
+        client = Ctr(containerd, f"t{secrets.token_hex(4)}", KATA, image.NAME, config)
+        client("image", "import", systemd.root / "image.tar").ok()
+        yield client
+
+
+class Unit:
+    """The pod of the container ``name``, seen from outside."""
+
+    def __init__(self, systemd: Systemd, ctr: Ctr, name: str) -> None:
+        self.pod = pods.Pod(systemd.run_dir, pods.pod_hash(str(ctr.containerd.address), ctr.namespace, name))
+        self.name, self._systemd = f"kata-pod@{self.pod.name}.service", systemd
+
+    def served(self) -> int:
+        return sum(event["event"] == "agent-ready" for event in self.pod.journal())
+
+    def daemon(self) -> str:
+        return self._systemd.show(self.name, "MainPID")
+
+    def kill_daemon(self) -> None:
+        served, old = self.served(), self.daemon()
+        self._systemd.systemctl("kill", "--kill-whom=main", "--signal=KILL", self.name)
+        eventually("another daemon", lambda: self.served() > served and self.daemon() not in ("0", old), within=REBORN)
+
+    def kill_machine(self, signal: str) -> None:
+        live = self.pod.ledger().live.values()
+        pid = next(record.fields["pid"] for record in live if record.fields.get("what") == "qemu")
+        self._systemd.kill(pid, signal)
+
+    def is_gone(self) -> bool:
+        return self.name not in self._systemd.units() and not self.pod.directory.exists()
+
+
+def test_deaths_and_containerds_restart_are_not_noticed(systemd: Systemd, ctr: Ctr, name: str) -> None:
+    unit = Unit(systemd, ctr, name)
+    waiting = ctr.spawn(*ctr.run_words(name, "sh", "-c", "echo up; sleep 86400 & wait", options=["--rm"]))
+    try:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"up\n", waiting.stderr and waiting.stderr.read()
+        noticed = Noticed(ctr.containerd)
+        with Hammer(listing(ctr, {name: "RUNNING"})) as listed:
+            for _ in range(3):
+                unit.kill_daemon()
+        assert (listed.failures(), noticed.complaints()) == ([], [])
+        daemon = unit.daemon()
+        ctr.containerd.act("restart")  # type: ignore[attr-defined]
+        assert (unit.daemon(), ctr.tasks()[name][1]) == (daemon, "RUNNING")
+        unit.kill_daemon()
+        assert ctr.exec(name, "e", "echo", "here").ok().out == "here"
+        ctr.kill(name).ok()
+    finally:
+        process.finish(waiting)
+    eventually("the end", lambda: ctr.tasks()[name][1] == "STOPPED", within=PATIENCE)
+    assert "exit code 137" in ctr.delete_task(name).ok().err
+    ctr("containers", "delete", name).ok()
+    eventually("nothing left", unit.is_gone, within=PATIENCE)
+
+
+def test_a_machine_that_is_stopped_is_a_lost_task(systemd: Systemd, ctr: Ctr, name: str) -> None:
+    """Its monitor does not answer, so the watchdog is not told that all is well. The task is lost, and never ended with 0."""
+    with systemd.tuned("WatchdogSec=3", "TimeoutAbortSec=1"):
+        unit = Unit(systemd, ctr, name)
+        ctr.start(name, "sleep", "86400")
+        unit.kill_machine("STOP")
+        eventually("the end", lambda: ctr.tasks().get(name, (0, ""))[1] in ("", "STOPPED"), within=2 * PATIENCE)
+        ended = ctr.delete_task(name)
+        ctr("containers", "delete", name).ok()
+        # Told by the daemon, or by `delete` when there was none any more; containerd then has no task to delete.
+        assert "exit code 255" in ended.err or "exit code 137" in ended.err or ended.code == 1, ended
+        eventually("nothing left", unit.is_gone, within=PATIENCE)

@@ -1,0 +1,162 @@
+"""A pod that is a unit of a real systemd, over a guest that counts: how it lives, and what deaths of its daemon leave unchanged."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from integration.conftest import PREFIX
+from integration.harness.waiting import eventually
+from integration.keeper.verbs.client import PATIENCE, SERVICE, Caller, connected
+from integration.keeper.verbs.test_ends import finish, state
+from integration.keeper.verbs.test_verbs import TOPICS, WANTED, life
+from integration.systemd.lives import over_a_container, started
+from integration.systemd.manager import Systemd
+from integration.systemd.stage import UnitStage
+from kata_shimd import wire
+from kata_shimd.api import task
+from kata_shimd.cli.systemd import texts
+
+
+def test_a_pod_is_a_unit_and_leaves_none(stage: UnitStage) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        assert (stage.state(), stage.state("MainPID")) == ("active", str(stage.pid("daemon")))
+        assert stage.state("Slice") == "kata.slice"
+        assert stage.state("Description") == "Kata pod k8s.io/pod"
+        stage.guest.finish("pod", 5)
+        assert await ended == 5
+        await finish(stage, caller)
+
+    over_a_container(stage, body)
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
+
+
+def test_a_pod_is_in_the_slice_of_its_spec(stage: UnitStage) -> None:
+    config = stage.bundle / "config.json"
+    spec = json.loads(config.read_text())
+    spec["linux"]["cgroupsPath"] = "kubepods-besteffort-pod1_2.slice:cri-containerd:pod"
+    config.write_text(json.dumps(spec))
+    started(stage)
+    assert stage.state("Slice") == "kubepods-besteffort-pod1_2.slice"
+    group = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1_2.slice/" + stage.unit
+    assert stage.state("ControlGroup") == group
+    stage.systemd.systemctl("stop", stage.unit)
+    assert stage.is_gone()
+
+
+def test_deaths_change_nothing(stage: UnitStage) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        for deaths in range(1, 6):
+            await asyncio.to_thread(stage.kill_daemon)
+            assert await state(caller) == 2
+            assert (stage.deaths(), stage.state("NRestarts")) == (deaths, str(deaths))
+            assert stage.state("MainPID") == str(stage.pid("daemon"))
+        stage.guest.finish("pod", 42)
+        assert await ended == 42
+        await finish(stage, caller)
+
+    over_a_container(stage, body)
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
+    assert stage.guest.sessions == 1, "the guest never saw a daemon die"
+    assert [topic for topic in stage.events.topics if "exit" in topic] == ["/tasks/exit"]
+
+
+def test_an_end_while_no_daemon_is_there(stage: UnitStage) -> None:
+    """systemd waits before it starts the next, and there is a while without one."""
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        stage.kill("daemon")
+        await asyncio.to_thread(
+            eventually, "systemd's wait", lambda: stage.state("SubState") == "auto-restart", within=PATIENCE
+        )
+        stage.guest.finish("pod", 42)
+        assert stage.shim.delete("pod").code == 0, "the pod is not dead"
+        assert await ended == 42
+        await finish(stage, caller)
+
+    with stage.systemd.tuned("RestartSec=2"):
+        over_a_container(stage, body)
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_every_verb_is_carried_out_once(stage: UnitStage, k: int) -> None:
+    started(stage)
+
+    async def body() -> int:
+        async with connected(stage) as client:
+            await life(stage, Caller(client, stage, k))
+            deaths = stage.deaths()
+            await asyncio.to_thread(
+                eventually, "the last event", lambda: len(stage.events.topics) >= len(TOPICS), within=PATIENCE
+            )
+            stage.die.unlink(missing_ok=True)
+            await client.call(SERVICE, "Shutdown", wire.encode(task.ShutdownRequest(id="pod")), timeout=PATIENCE)
+            return deaths
+
+    deaths = asyncio.run(body())
+    assert (stage.guest.acts, stage.events.topics, stage.guest.sessions) == (WANTED, TOPICS, 1)
+    assert deaths >= (5 if k < 10 else 0), "the kills were not where they were meant to be"
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
+
+
+def test_containerd_starts_and_stops_by_itself(stage: UnitStage) -> None:
+    stage.systemd.unit("containerd.service", "[Service]\nExecStart=/bin/sleep 86400\n")
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        daemon = stage.pid("daemon")
+        for act in ("restart", "restart", "stop"):
+            stage.systemd.systemctl(act, "containerd.service")
+        assert (await state(caller), stage.pid("daemon"), stage.births()) == (2, daemon, 1)
+        stage.guest.finish("pod", 0)
+        assert await ended == 0
+        await finish(stage, caller)
+
+    stage.systemd.systemctl("start", "containerd.service")
+    over_a_container(stage, body)
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
+
+
+def test_what_is_logged_is_found_by_pod_container_and_call(stage: UnitStage) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        stage.kill("daemon", "USR2")
+        stage.guest.finish("pod", 0)
+        assert await ended == 0
+        await finish(stage, caller)
+
+    over_a_container(stage, body)
+    stage.systemd.systemctl("kill", "--signal=SIGRTMIN+1", "systemd-journald.service")
+    said = [json.loads(line) for line in stage.systemd.journal("-o", "json", "KATA_POD=pod").splitlines()]
+    assert said, stage.systemd.journal()
+    assert {entry["_SYSTEMD_UNIT"] for entry in said} == {stage.unit}
+    assert any(entry.get("KATA_CONTAINER") == "pod" and entry.get("KATA_RPC") for entry in said), said
+
+
+def test_the_units_are_what_systemd_takes(systemd: Systemd, tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = systemd.root / "verify"
+    directory.mkdir()
+    for name, text in texts(PREFIX / "bin").items():
+        (directory / name).write_text(text)
+    (directory / "kata-pod@.service").rename(directory / "kata-pod@0123456789abcdef0123.service")
+    for unit in sorted(directory.iterdir()):
+        done = systemd.run(["systemd-analyze", "verify", "--man=no", unit])
+        assert (done.returncode, done.stderr) == (0, b""), done
+        unit.unlink()
+    directory.rmdir()
+
+
+def test_install_and_remove(systemd: Systemd) -> None:
+    directory = systemd.root / "etc"
+    directory.mkdir()
+    words = [PREFIX / "bin/python3", "-m", "kata_shimd.cli", "systemd"]
+    for _ in range(2):
+        assert systemd.run([*words, "install", "--directory", directory]).returncode == 0
+    found = {path.name: path.read_text() for path in directory.iterdir()}
+    assert found == texts(PREFIX / "bin")
+    assert systemd.run([*words, "remove", "--directory", directory]).returncode == 0
+    assert not list(directory.iterdir())
+    failed = systemd.run([*words, "install", "--directory", Path("/nowhere")])
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(b"kata-shimd: install unit: /nowhere/kata-pod@.service: No such file")
+    directory.rmdir()
