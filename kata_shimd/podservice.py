@@ -52,6 +52,9 @@ class PodService:
         if self._successor is None:
             hint = 'set shimd.keeper = "launcher" for the pods to come; this one has to be made anew'
             raise FailedPrecondition("upgrade", self._arguments.sandbox_id, "the pod has no keeper", hint=hint)
+        if self._survival is not None and not self._survival.keeper.hands_on:
+            hint = "it keeps its version until it ends"
+            raise FailedPrecondition("upgrade", self._arguments.sandbox_id, "the pod is a unit of systemd's", hint=hint)
         # A daemon that was killed over this very request is followed by one that has yet to take its pod over.
         await self._pod.booted()
         if self._pod.stopping.is_set():

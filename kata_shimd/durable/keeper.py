@@ -36,6 +36,9 @@ Admit = Callable[[str, int, int], None]
 class Keeper:
     """``begin(fd, next_connection)`` starts a keeper whose control socket is ``fd``; ``admit`` gets the connections it accepts."""
 
+    #: Whether it would begin another installation's daemon after this one.
+    hands_on = True
+
     def __init__(self, begin: Callable[[int, int], None], admit: Admit) -> None:
         self._begin, self._admit = begin, admit
         self._control: socket.socket | None = None

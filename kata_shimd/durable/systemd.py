@@ -13,6 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from kata_shimd.durable import points
@@ -37,6 +38,9 @@ _RETRY_SECONDS: Final = 0.5
 
 class SystemdKeeper(Keeper):
     """A `Keeper` whose other end is systemd. ``admit`` gets connections as there."""
+
+    #: systemd begins what the unit says, and knows no way back.
+    hands_on = False
 
     def __init__(self, notifier: Notifier, admit: Admit) -> None:
         super().__init__(_nobody, admit)
@@ -72,6 +76,9 @@ class SystemdKeeper(Keeper):
         if self._held.pop(name, None) is not None and name in self._generations:
             self._say(f"FDSTOREREMOVE=1\nFDNAME={self._stored(name)}")
             del self._generations[name]
+
+    def settled(self, launcher: Path) -> None:
+        """Nobody is on trial."""
 
     def ready(self) -> None:
         """Nothing is begun ahead: systemd starts the next when it is needed."""
