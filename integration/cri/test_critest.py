@@ -22,6 +22,7 @@ CHOSEN = (
     r"should support safe sysctls",
     r"runtime should support PodPID",
     r"runtime should support dropping ALL capabilities",
+    r"runtime should support portforward \[",
     r"runtime should support port mapping with host port and container port",
 )
 
