@@ -59,6 +59,7 @@ _REFUSES: Final = frozenset(
         "not found",
         "a frame too large",
         "data for an answer",
+        "a request for an answer",
     }
 )
 
