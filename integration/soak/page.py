@@ -72,10 +72,9 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 
 
 def verdict(found: Sequence[str], slope: float | None) -> str:
-    rise = "" if slope is None else f"In the second half own memory rose by {slope:.2f} KiB a container."
-    return ("\n".join(f"- {complaint}" for complaint in found) or "Flat, and nothing left behind.") + (
-        f"\n\n{rise}" if found else f" {rise}"
-    )
+    said = [f"- {complaint}" for complaint in found] or ["Flat, and nothing left behind."]
+    rise = [] if slope is None else ["", f"In the second half own memory rose by {slope:.2f} KiB a container."]
+    return "\n".join([*said, *rise])
 
 
 def pods(half: Mapping[str, Any]) -> str:
