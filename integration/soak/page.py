@@ -19,7 +19,7 @@ cgroups, files, descriptors of containerd.
 
 After each container the daemon is looked at from outside, in the middle and at the end from inside (`kata-shimd attach`). Flat is:
 
-- no descriptor and no thread more than after {warm} containers;
+- no descriptor and no thread more than after {warm} containers (and after the looking, which leaves a thread that listens);
 - between the middle and the end, not one object of Python's more for every {objects:g} containers (*objects*: those its collector
   knows, after a collection; *blocks*: all that its allocator has given out, {looking} for the looking itself and one for every
   {blocks:g} containers allowed);
@@ -72,8 +72,9 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 
 
 def verdict(found: Sequence[str], slope: float | None) -> str:
-    rise = "" if slope is None else f" In the second half own memory rose by {slope:.2f} KiB a container."
-    return ("\n".join(f"- {complaint}" for complaint in found) or "Flat, and nothing left behind.") + rise
+    said = [f"- {complaint}" for complaint in found] or ["Flat, and nothing left behind."]
+    rise = [] if slope is None else ["", f"In the second half own memory rose by {slope:.2f} KiB a container."]
+    return "\n".join([*said, *rise])
 
 
 def pods(half: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ class Changes:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._happened = asyncio.Event()
-        asyncio.get_running_loop().add_reader(sock, self._heard)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._heard)
 
     @classmethod
     async def of(cls, namespace: Namespace) -> "Changes":
@@ -37,7 +38,7 @@ class Changes:
         self._happened.set()
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket)
+        self._loop.remove_reader(self._socket)
         self._socket.close()
 
     def _heard(self) -> None:
@@ -52,7 +53,10 @@ class Changes:
         except BlockingIOError:
             return False
         except OSError as error:
-            return error.errno == errno.ENOBUFS  # some were lost; the rest is still there
+            # Some were lost; the rest is still there. uvloop's library watches a descriptor no more that has had an error.
+            self._loop.remove_reader(self._socket)
+            self._loop.add_reader(self._socket, self._heard)
+            return error.errno == errno.ENOBUFS
         return True
 
 

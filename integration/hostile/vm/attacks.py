@@ -59,6 +59,7 @@ _REFUSES: Final = frozenset(
         "not found",
         "a frame too large",
         "data for an answer",
+        "a request for an answer",
     }
 )
 
@@ -68,7 +69,9 @@ def _why(name: str, attack: Attack, extent: Extent) -> frozenset[str]:
         return _BELIEVED
     if name in _REFUSES:
         return _UNTOLD
-    return _LOST if extent is Extent.ALL or name == "strays without end" else _ESCALATED
+    if name == "strays without end" and extent is Extent.UNSEEN:
+        return _LOST | _ESCALATED  # Kill may be under way when the connection is given up for them
+    return _LOST if extent is Extent.ALL else _ESCALATED
 
 
 def _general() -> Iterator[Row]:

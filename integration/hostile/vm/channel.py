@@ -134,8 +134,8 @@ class Channel:
         from_guest, to_guest = await asyncio.open_unix_connection(sock=guest)
         try:
             async with asyncio.TaskGroup() as self._group:
-                ways = self._ask(from_daemon, to_guest), self._answer(from_guest)
-                tasks = [self._group.create_task(_until_gone(way), name=way.__name__) for way in ways]
+                ways = {"ask": self._ask(from_daemon, to_guest), "answer": self._answer(from_guest)}
+                tasks = [self._group.create_task(_until_gone(way), name=name) for name, way in ways.items()]
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 raise _Ended
         except* _Ended:

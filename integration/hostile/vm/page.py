@@ -61,7 +61,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def _table(extent: Extent, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
-    yield "| attack | ends | exit | `why` | State, slowest of | grew, MiB | |"
+    yield "| attack | Kill | exit | `why` | State, slowest of | grew, MiB | |"
     yield "|---|---|---|---|---|---|---|"
     for row in ROWS:
         if row.extent is extent:
@@ -69,10 +69,10 @@ def _table(extent: Extent, rows: Mapping[tuple[str, str], Mapping[str, Any]]) ->
 
 
 def _line(row: Row, result: Mapping[str, Any] | None) -> str:
-    ends = "by Kill" if row.kill else "by itself"
+    killed = "sent" if row.kill else "not sent"
     if result is None:
-        return f"| {row.name} | {ends} | | | | | not played |"
+        return f"| {row.name} | {killed} | | | | | not played |"
     verdict = "ok" if not result["complaints"] else "**FAILED**: " + plain("; ".join(result["complaints"]))
     state = f"{result['state_ms']} ms, {result['asked']}"
     why = f"{result['rule']}: {plain(result['sentence'])}"
-    return f"| {row.name} | {ends} | {result['code']} | {why} | {state} | {result['mib']} | {verdict} |"
+    return f"| {row.name} | {killed} | {result['code']} | {why} | {state} | {result['mib']} | {verdict} |"
