@@ -204,6 +204,19 @@ def test_without_the_template_pods_are_no_units(stage: UnitStage) -> None:
     eventually("nothing left", stage.is_gone, within=PATIENCE)
 
 
+def test_a_launcher_in_other_namespaces_makes_no_units(stage: UnitStage) -> None:
+    stage.configure('keeper = "systemd"', 'keeper = "auto"')
+    wrapped = stage.root / "bin/wrapped"
+    wrapped.write_text(f'#!/bin/sh\nexec unshare --mount {stage.shim.launcher} "$@"\n')
+    wrapped.chmod(0o755)
+    launcher, stage.shim.launcher = stage.shim.launcher, wrapped
+    started(stage)
+    assert not stage.systemd.units()
+    stage.shim.launcher = launcher
+    stage.kill("daemon", "TERM")
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
+
+
 def test_at_shutdown_pods_end_before_containerd() -> None:
     with Systemd([PREFIX / "bin"]) as systemd, tempfile.TemporaryDirectory(prefix="p", dir=systemd.root) as root:
         install(systemd, PREFIX)
