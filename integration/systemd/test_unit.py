@@ -42,7 +42,7 @@ def test_a_pod_is_in_the_slice_of_its_spec(stage: UnitStage) -> None:
     group = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1_2.slice/" + stage.unit
     assert stage.state("ControlGroup") == group
     stage.systemd.systemctl("stop", stage.unit)
-    assert stage.is_gone()
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
 
 
 def test_deaths_change_nothing(stage: UnitStage) -> None:
@@ -123,14 +123,15 @@ def test_containerd_starts_and_stops_by_itself(stage: UnitStage) -> None:
 
 
 def test_what_is_logged_is_found_by_pod_container_and_call(stage: UnitStage) -> None:
+    stage.configure("[shimd]", "[runtime]\nenable_debug = true\n[shimd]")
+
     async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
-        stage.kill("daemon", "USR2")
         stage.guest.finish("pod", 0)
         assert await ended == 0
         await finish(stage, caller)
 
     over_a_container(stage, body)
-    stage.systemd.systemctl("kill", "--signal=SIGRTMIN+1", "systemd-journald.service")
+    stage.systemd.journal("--sync")
     said = [json.loads(line) for line in stage.systemd.journal("-o", "json", "KATA_POD=pod").splitlines()]
     assert said, stage.systemd.journal()
     assert {entry["_SYSTEMD_UNIT"] for entry in said} == {stage.unit}
