@@ -63,6 +63,15 @@ class UnitStage(Stage):
     def kill(self, what: str, signal: str = "KILL") -> None:
         self.systemd.kill(self.pid(what), signal)
 
+    def surroundings(self) -> dict[str, str]:
+        """What the kernel says of where the daemon lives, and as what."""
+        proc = self.systemd.inside / "proc" / str(self.pid("daemon"))
+        texts = {name: (proc / name).read_text() for name in ("limits", "cgroup", "oom_score_adj", "status")}
+        status = dict(line.split(":\t", 1) for line in texts.pop("status").splitlines() if ":\t" in line)
+        spaces = {name: (proc / "ns" / name).readlink().name for name in ("mnt", "net", "pid", "cgroup")}
+        kept = ("Umask", "PPid", "Seccomp", "CapEff", "SigIgn", "SigBlk", "NoNewPrivs")
+        return texts | spaces | {name: status[name] for name in kept} | {"cwd": str((proc / "cwd").readlink())}
+
     def births(self) -> int:
         return sum(event["event"] == "daemon" for event in self.pod.journal())
 

@@ -87,4 +87,4 @@ def test_a_zygote_whose_orphans_are_somebody_elses_is_passed_over(systemd: Syste
         systemd.systemctl("stop", stage.unit)
     finally:
         systemd.systemctl("stop", "other.service")
-    assert stage.is_gone()
+    eventually("nothing left", stage.is_gone, within=PATIENCE)

@@ -20,7 +20,6 @@ _POD: Final = """\
 # Made by `kata-shimd systemd install`, which writes it anew: change it with drop-ins (`systemctl edit kata-pod@.service`).
 [Unit]
 Description=Kata pod %i
-Documentation=man:containerd(8)
 # At shutdown pods end while containerd can still be told of it. A containerd that stops or starts by itself does not touch them.
 After=containerd.service kata-zygote.service local-fs.target network.target
 CollectMode=inactive-or-failed

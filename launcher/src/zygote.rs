@@ -60,7 +60,7 @@ fn dial(path: &Path) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn shares_namespaces(pid: i32) -> bool {
+pub fn shares_namespaces(pid: i32) -> bool {
     let of = |who: &str, name: &str| std::fs::read_link(format!("/proc/{who}/ns/{name}")).ok();
     NAMESPACES.iter().all(|name| {
         let ours = of("self", name);

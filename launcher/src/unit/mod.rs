@@ -16,6 +16,8 @@ mod offer;
 use std::env;
 use std::path::{Path, PathBuf};
 
+use crate::zygote::shares_namespaces;
+
 pub use birth::run as birth;
 pub use end::run as ended;
 pub use manager::{is_up, stop, stop_soon};
@@ -38,7 +40,9 @@ const DROP_IN: &str = "50-pod.conf";
 /// Whether this node's pods are units.
 pub fn wanted() -> bool {
     let forbidden = env::var_os("KATA_SHIMD_NO_UNIT").is_some_and(|value| !value.is_empty());
-    !forbidden && Path::new(BOOTED).is_dir() && PLACES.iter().any(|place| Path::new(place).join(TEMPLATE).exists())
+    let installed = || PLACES.iter().any(|place| Path::new(place).join(TEMPLATE).exists());
+    // A unit lives where systemd does: of use to a containerd that lives there as well.
+    !forbidden && Path::new(BOOTED).is_dir() && installed() && shares_namespaces(1)
 }
 
 /// The unit of the pod `hash`.
