@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,6 +91,16 @@ class Machine:
         """End it now; `wait` returns soon after."""
         self._qemu.kill()
 
+    async def retire(self, ledger: Ledger) -> None:
+        """End it and virtiofsd as if they had never been, so that another VM can be started in their place."""
+        for process in filter(None, (self._qemu, self._virtiofsd)):
+            process.kill()
+            await process.wait()
+            ledger.undone(process.record)
+        await self.wait()
+        for name in sockets.NAMES:
+            (self._pod_dir / name).unlink(missing_ok=True)
+
     # --- the network's port ------------------------------------------------------------------------------------------
 
     async def plug_nic(self, device: Nic) -> str:
@@ -101,6 +112,11 @@ class Machine:
         await nic.unplug(self.monitor, nic_id, timeout=self._budgets.hotplug)
 
     # --- for the daemon ----------------------------------------------------------------------------------------------
+
+    @property
+    def end(self) -> "asyncio.Future[VmExit]":
+        """For `while_lives`; nobody else may set or cancel it."""
+        return self._end
 
     @property
     def ended(self) -> bool:
@@ -277,44 +293,93 @@ async def boot(
     :raises HostFailed: something on the host is missing or failed
     :raises VmFailed: QEMU did not come up; with what it said
     """
+    ground = await prepare(spec, pod_dir, ledger, journal, budgets)
+    return await start(spec, ground, ledger, journal, gate, group, budgets)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a VM stands on, which outlasts it if it fails: the shared directory and who is to serve it, if there is one."""
+
+    phases: Phases
+    served: tuple[virtiofsd.Server, share.SharedDirectory] | None = None
+
+
+async def prepare(spec: VmSpec, pod_dir: Path, ledger: Ledger, journal: Journal, budgets: Budgets) -> Ground:
+    """:raises HostFailed: something is missing or failed"""
     phases = Phases(journal)
     with phases("check"):
         qemu.check_files(spec)
         server = await virtiofsd.Server.probe(spec.share, timeout=budgets.virtiofsd)
     with phases("share"):
-        directory = share.make(ledger, pod_dir)
-    with phases("spawn"):
-        machine = await _spawn(spec, server, directory, ledger, journal, gate, budgets, phases)
+        return Ground(phases, (server, share.make(ledger, pod_dir)))
+
+
+async def start(
+    spec: VmSpec,
+    ground: Ground,
+    ledger: Ledger,
+    journal: Journal,
+    gate: Gate,
+    group: asyncio.TaskGroup,
+    budgets: Budgets,
+    *,
+    memory: int | None = None,
+) -> Machine:
+    """Start QEMU, and virtiofsd where a directory is shared, and connect to the monitor; see `boot`.
+
+    :param memory: a file of guest RAM, all of whose size is the guest's; None lets QEMU make one
+    """
+    machine = await spawn(spec, ground, ledger, journal, gate, group, budgets, memory=memory)
+    with ground.phases("qmp"):
+        await reach(machine, spec)
+    return machine
+
+
+async def spawn(
+    spec: VmSpec,
+    ground: Ground,
+    ledger: Ledger,
+    journal: Journal,
+    gate: Gate,
+    group: asyncio.TaskGroup,
+    budgets: Budgets,
+    *,
+    memory: int | None = None,
+) -> Machine:
+    """`start` without waiting for the monitor."""
+    with ground.phases("spawn"):
+        machine = await _spawn(spec, ground, ledger, journal, gate, budgets, memory)
     machine.watch(group)
-    with phases("qmp"):
-        await _reach(machine, spec)
     return machine
 
 
 async def _spawn(
     spec: VmSpec,
-    server: virtiofsd.Server,
-    directory: share.SharedDirectory,
+    ground: Ground,
     ledger: Ledger,
     journal: Journal,
     gate: Gate,
     budgets: Budgets,
-    phases: Phases,
+    memory: int | None,
 ) -> Machine:
     """Bind every socket, begin to listen to the console, then let virtiofsd and QEMU go."""
-    pod_dir = ledger.pod_dir
+    pod_dir, files = ledger.pod_dir, None
     async with AsyncExitStack() as undo:
         console = Console(pod_dir / CONSOLE_LOG, limit=spec.console_log_bytes)
         undo.callback(console.close)
         with ExitStack() as ours:
-            files = server.start(ours, directory, ledger, gate, debug=spec.debug)
-            undo.push_async_callback(_kill, files.process)
-            wires = _wires(spec, ours, pod_dir, files.socket.fileno())
+            if ground.served is not None:
+                server, directory = ground.served
+                files = server.start(ours, directory, ledger, gate, debug=spec.debug)
+                undo.push_async_callback(_kill, files.process)
+            wires = _wires(spec, ours, pod_dir, files.socket.fileno() if files else None, memory)
             channel = _channel(wires, ledger)
             console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
-            process = qemu.start(spec, wires, ledger, gate, needs=(files.process.record,))
+            process = qemu.start(spec, wires, ledger, gate, needs=(files.process.record,) if files else ())
         undo.pop_all()
-    return Machine(pod_dir, journal, budgets, (process, files.process), console, channel, phases)
+    processes = (process, files.process if files else None)
+    return Machine(pod_dir, journal, budgets, processes, console, channel, ground.phases)
 
 
 async def _kill(process: Process) -> None:
@@ -322,7 +387,7 @@ async def _kill(process: Process) -> None:
     await process.wait()
 
 
-def _wires(spec: VmSpec, ours: ExitStack, pod_dir: Path, share_fd: int) -> Wires:
+def _wires(spec: VmSpec, ours: ExitStack, pod_dir: Path, share_fd: int | None, memory: int | None) -> Wires:
     """Everything QEMU listens on. ``ours`` closes our copies when QEMU has its own."""
 
     def listen(name: str) -> int:
@@ -336,6 +401,7 @@ def _wires(spec: VmSpec, ours: ExitStack, pod_dir: Path, share_fd: int) -> Wires
         debug_monitor=listen(sockets.DEBUG_MONITOR),
         console=listen(sockets.CONSOLE),
         share=share_fd,
+        memory=memory,
         agent=listen(sockets.AGENT) if claimed is None else None,
         vsock=claimed,
         extra_monitor=listen(sockets.EXTRA_MONITOR) if spec.extra_monitor else None,
@@ -352,7 +418,7 @@ def _channel(wires: Wires, ledger: Ledger) -> Channel:
     return Channel(ledger.pod_dir / sockets.AGENT, secret, wires.vsock.cid if wires.vsock else None)
 
 
-async def _reach(machine: Machine, spec: VmSpec) -> None:
+async def reach(machine: Machine, spec: VmSpec) -> None:
     """Connect QMP, or end QEMU and say why not."""
     try:
         await machine.connect_monitor()
