@@ -40,9 +40,12 @@ from kata_shimd.task.boundary import Boundary, boundary
 from kata_shimd.task.publisher import EventPublisher
 from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
+from kata_shimd.templates import Site as TemplateSite
+from kata_shimd.templates import Templates
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
 from kata_shimd.vm.phases import Phases
+from kata_shimd.vm.spec import VmSpec
 from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
 
 if TYPE_CHECKING:
@@ -219,6 +222,12 @@ def agent_deadlines(timeouts: Timeouts) -> Deadlines:
     )
 
 
+def template_site(path: Path, run_dir: Path, launcher: Path, timeouts: Timeouts) -> TemplateSite:
+    """Where templates lie and are made."""
+    budgets, deadlines = vm_budgets(timeouts), agent_deadlines(timeouts)
+    return TemplateSite(path=path, run_dir=run_dir, launcher=launcher, budgets=budgets, deadlines=deadlines)
+
+
 class Booter:
     """The domain's `Vmm`: boots the machine, or takes over one that an earlier daemon booted, and reaches its agent."""
 
@@ -265,22 +274,36 @@ class Booter:
     async def _make(self, network: PodNetwork | None) -> machine.Machine:
         """The VM, in the pod's network namespace and with the devices that are known by now."""
         parts, gate = self._parts, Gate(launcher=self._arguments.launcher)
-        spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
+        spec, budgets = (
+            vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice),
+            vm_budgets(self._timeouts),
+        )
         if network is not None:
-            spec, gate = replace(spec, nics=network.nics), replace(gate, netns=network.namespace)
+            gate = replace(gate, netns=network.namespace)
         try:
-            return await machine.boot(
-                spec,
-                self._arguments.pod_dir,
-                parts.ledger,
-                parts.journal,
-                gate,
-                parts.group,
-                vm_budgets(self._timeouts),
-            )
+            ground = await machine.prepare(spec, self._arguments.pod_dir, parts.ledger, parts.journal, budgets)
+            if (vm := await self._clone(spec, ground, gate, network)) is not None:
+                return vm
+            if network is not None:
+                spec = replace(spec, nics=network.nics)
+            return await machine.start(spec, ground, parts.ledger, parts.journal, gate, parts.group, budgets)
         finally:
             if network is not None:
                 network.hand_over()
+
+    async def _clone(
+        self, spec: VmSpec, ground: machine.Ground, gate: Gate, network: PodNetwork | None
+    ) -> machine.Machine | None:
+        """The VM from a template, where the configuration wants that and it works."""
+        parts, factory = self._parts, self._parts.loaded.config.factory
+        if not factory.enable_template:
+            return None
+        if parts.survival is not None:
+            parts.journal.write("template-passed-over", why="a later daemon could not go on with half a clone")
+            return None
+        site = template_site(factory.template_path, self._arguments.run_dir, self._arguments.launcher, self._timeouts)
+        made = Templates(site, parts.group, parts.journal.write)
+        return await made.clone(spec, ground, parts.ledger, parts.journal, gate, network)
 
     async def _take_over(self) -> machine.Machine:
         parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10

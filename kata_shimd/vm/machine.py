@@ -58,6 +58,7 @@ class Machine:
         self._console, self._agent, self._phases = console, agent, phases
         self._monitor: Monitor | None = None
         self._words = qemu.LastWords()
+        self._retired = False
         self._born = time.monotonic()
         self._end: asyncio.Future[VmExit] = asyncio.get_running_loop().create_future()
 
@@ -93,13 +94,13 @@ class Machine:
 
     async def retire(self, ledger: Ledger) -> None:
         """End it and virtiofsd as if they had never been, so that another VM can be started in their place."""
+        self._retired = True
         for process in filter(None, (self._qemu, self._virtiofsd)):
             process.kill()
             await process.wait()
             ledger.undone(process.record)
         await self.wait()
-        for name in sockets.NAMES:
-            (self._pod_dir / name).unlink(missing_ok=True)
+        sockets.clear(self._pod_dir)
 
     # --- the network's port ------------------------------------------------------------------------------------------
 
@@ -200,7 +201,7 @@ class Machine:
         finally:
             await self._let_go()
         end = self._describe(status)
-        self._journal.write("qemu-ended", cause=end.cause, **end.detail)
+        self._journal.write("clone-ended" if self._retired else "qemu-ended", cause=end.cause, **end.detail)
         self._end.set_result(end)
 
     async def _let_go(self) -> None:
@@ -433,43 +434,3 @@ async def reach(machine: Machine, spec: VmSpec) -> None:
     except BaseException:
         machine.kill()
         raise
-
-
-async def adopt(
-    ledger: Ledger,
-    journal: Journal,
-    group: asyncio.TaskGroup,
-    budgets: Budgets = _DEFAULT_BUDGETS,
-    *,
-    console_log_bytes: int = 1 << 20,
-) -> Machine | None:
-    """Take over the VM that another daemon booted, from its ledger; None when its QEMU is gone.
-
-    :raises VmFailed, HostFailed: QEMU lives and its monitor cannot be reached
-    """
-    pod_dir, phases = ledger.pod_dir, Phases(journal)
-    process = _adopted(ledger, qemu.WHAT, pod_dir / qemu.STDERR)
-    if process is None:
-        return None
-    console = Console(pod_dir / CONSOLE_LOG, limit=console_log_bytes)
-    files = _adopted(ledger, virtiofsd.WHAT, pod_dir / virtiofsd.STDERR)
-    values = ledger.state.values
-    channel = Channel(pod_dir / sockets.AGENT, bytes.fromhex(values.get(SECRET, "")), values.get(CID))
-    machine = Machine(pod_dir, journal, budgets, (process, files), console, channel, phases)
-    machine.watch(group)
-    with phases("qmp"):
-        try:
-            console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
-            await machine.connect_monitor()
-        except (Ended, ShimError):
-            await machine.settle()
-            if not machine.ended:
-                raise
-    return None if machine.ended else machine
-
-
-def _adopted(ledger: Ledger, what: str, stderr: Path) -> Process | None:
-    for record in ledger.state.live.values():
-        if record.kind == Kind.PROCESS and record.fields.get("what") == what and "pid" in record.fields:
-            return Process.adopt(record.n, record.fields["pid"], record.fields["start"], what, stderr)
-    return None

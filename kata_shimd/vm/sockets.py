@@ -15,7 +15,6 @@ EXTRA_MONITOR: Final = "extra-monitor.sock"
 AGENT: Final = "agent.sock"
 CONSOLE: Final = "console.sock"
 VIRTIOFS: Final = "virtiofs.sock"
-NAMES: Final = (MONITOR, DEBUG_MONITOR, EXTRA_MONITOR, AGENT, CONSOLE, VIRTIOFS)
 
 _BACKLOG: Final = 8
 

@@ -16,9 +16,7 @@ from kata_shimd.vm.monitor import Monitor
 MAX_STATE: Final = 64 << 20
 _NAME: Final = "state"
 _READ: Final = 1 << 20
-_CAPABILITIES: Final = {
-    "capabilities": [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
-}
+_CAPABILITIES: Final = {"capabilities": [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]}
 
 
 async def save(monitor: Monitor, *, timeout: float) -> bytes:

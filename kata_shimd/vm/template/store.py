@@ -86,7 +86,9 @@ class Store:
             raise HostFailed("use template path", str(self.path), error.strerror or "") from error
         if (kind := _filesystem(self.path)) != _TMPFS:
             hint = "mount a tmpfs there, or set factory.template_path to a place on one"
-            raise HostFailed("use template path", str(self.path), f"it is on {kind or 'no known file system'}", hint=hint)
+            raise HostFailed(
+                "use template path", str(self.path), f"it is on {kind or 'no known file system'}", hint=hint
+            )
 
     def find(self, key: str) -> Template | None:
         """The template ``key``, or None.
@@ -269,7 +271,9 @@ def _check_owner(path: Path, status: os.stat_result, kind: Any) -> None:
     if not kind(status.st_mode):
         raise Refused("open template", str(path), "it is of another kind")
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise Refused("open template", str(path), f"owner {status.st_uid}, mode {status.st_mode & 0o7777:o}: not ours alone")
+        raise Refused(
+            "open template", str(path), f"owner {status.st_uid}, mode {status.st_mode & 0o7777:o}: not ours alone"
+        )
 
 
 def _locks(fd: int, path: Path) -> bool:
