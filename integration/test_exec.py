@@ -34,6 +34,13 @@ def test_a_program_that_is_not_there(ctr: Ctr, name: str, running: str) -> None:
     assert ctr.exec(running, name, "true").ok(), "the id is free again"
 
 
+def test_an_id_may_be_given_again(ctr: Ctr, name: str, running: str) -> None:
+    """Its process has ended and is forgotten: the id is free, in the guest as well."""
+    for number in range(3):
+        done = ctr.exec(running, name, "sh", "-c", f"echo {number}; exit {number}")
+        assert (done.code, done.out) == (number, str(number)), done
+
+
 def test_twenty_at_once(ctr: Ctr, name: str, running: str) -> None:
     def one(number: int) -> tuple[int, str]:
         done = ctr.exec(running, f"{name}-{number}", "sh", "-c", f"echo {number}; exit {number}")

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from integration.harness import image, leaks
+from integration.harness import image, leaks, process
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.launcher import Launcher, await_settled, booted, recorded
@@ -20,6 +20,7 @@ from integration.harness.pods import Pod
 from integration.harness.process import Process
 from integration.harness.scale import SCALE
 from integration.harness.spec import Spec
+from integration.harness.waiting import eventually
 
 pytestmark = pytest.mark.vm
 
@@ -59,6 +60,37 @@ def test_the_launcher_killed_at_every_record(scene: Scene, launcher: Launcher, n
             break
         assert started.returncode == -9, started.stderr
     assert 1 < point < MANY - 1
+
+
+def test_the_launcher_killed_while_it_waits_for_the_daemon(
+    scene: Scene, launcher: Launcher, name: str, bundle: Path
+) -> None:
+    """As containerd does whose client has given up. Nobody learns of the pod, and no `delete` comes: it goes by itself."""
+    before = leaks.snapshot(scene)
+    starting = launcher.spawn_start(name, bundle)
+    daemon = eventually("the daemon on record", lambda: recorded(launcher.pod(name), "daemon"), within=GONE)
+    daemon.signal(signal.SIGSTOP)
+    starting.kill()
+    process.finish(starting)
+    daemon.signal(signal.SIGCONT)
+    clean(scene, before, "the wait")
+
+
+def test_the_machine_ends_with_a_daemon_that_nobody_watches(
+    scene: Scene, launcher: Launcher, name: str, bundle: Path
+) -> None:
+    """containerd that had not yet connected when the daemon died runs no `delete`: nothing of the pod goes on running."""
+    before = leaks.snapshot(scene)
+    assert launcher.start(name, bundle).returncode == 0
+    pod = launcher.pod(name)
+    assert await_settled(pod, until=lambda: booted(pod))
+    machine = [recorded(pod, what) for what in ("qemu", "virtiofsd")]
+    _daemon_of(pod).kill()
+    for left in machine:
+        assert left is not None
+        eventually(f"the end of {left.command()}", lambda left=left: not left.alive(), within=GONE)
+    assert launcher.delete(name, bundle).returncode == 0
+    clean(scene, before, "daemon")
 
 
 def test_the_daemon_killed_at_every_record_of_the_boot(

@@ -6,8 +6,9 @@ values each of them takes. Nothing is decided here that a test would want to var
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ from kata_shimd.templates import Site as TemplateSite
 from kata_shimd.templates import Templates
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
+from kata_shimd.vm.adopt import adopt
 from kata_shimd.vm.phases import Phases
 from kata_shimd.vm.spec import VmSpec
 from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
@@ -165,12 +167,20 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         survival.services(table) if survival else table,
         boundary=boundary(parts.journal.write, calls),
         on_lost=lost,
+        on_accepting=partial(_accepting, parts.journal),
         outlived=survival is not None,
     )
     if survival is not None:
         survival.restore(pod, booter.agent)
     parts.group.create_task(publisher.run(), name="publisher")
     return Shim(pod, server, publisher, calls, timeouts.teardown_step)
+
+
+def _accepting(journal: Journal, trouble: str) -> None:
+    if trouble:
+        journal.write("accept-failed", error=trouble)
+    else:
+        journal.write("accepts-again")
 
 
 def _publisher(arguments: "Arguments", parts: Parts, timeouts: Timeouts) -> EventPublisher:
@@ -248,9 +258,7 @@ class Booter:
     async def _boot(self) -> tuple[machine.Machine, AgentClient]:
         spec, survival = oci.load(self._arguments.bundle), self._parts.survival
         booted = bool(survival and survival.booted)
-        there = bool(survival and survival.has_machine())
-        network = await self._network(spec, there=there)
-        vm = await (self._take_over() if there else self._make(network))
+        vm, network = await self._machine(spec, booted=booted)
         try:
             await self._reach(vm, None if booted else self._sandbox(spec), network)
         except BaseException:
@@ -263,30 +271,56 @@ class Booter:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
         return vm, self.agent
 
-    async def _network(self, spec: Mapping[str, Any], *, there: bool) -> PodNetwork | None:
-        """The pod's network, made, or ``there`` already from an earlier daemon."""
+    async def _machine(self, spec: Mapping[str, Any], *, booted: bool) -> tuple[machine.Machine, PodNetwork | None]:
+        """The VM and its network: an earlier daemon's, or new ones. What a daemon left that died before there was a VM is undone,
+        as long as no guest has been told what pod it is.
+
+        :raises VmFailed: the VM of a pod that had booted has ended
+        """
+        survival = self._parts.survival
+        if survival is not None and (booted or survival.has_machine()):
+            network = await self._network(spec, PodNetwork.adopt, told=booted)
+            if (vm := await self._take_over()) is not None:
+                return vm, network
+            if network is not None:
+                network.close()
+            if booted:
+                raise VmFailed("take over VM", self._arguments.sandbox_id, "QEMU ended while no daemon was there")
+        if survival is not None:
+            await survival.clear_boot()
+        network = await self._network(spec, PodNetwork.open)
+        return await self._make(network), network
+
+    async def _network(
+        self, spec: Mapping[str, Any], begin: Callable[..., Awaitable[PodNetwork | None]], **how: bool
+    ) -> PodNetwork | None:
         parts = self._parts
         settings = network_settings(spec, parts.loaded.config)
-        begin = PodNetwork.adopt if there else PodNetwork.open
         with Phases(parts.journal)("network"):
-            return await begin(settings, parts.ledger, self._arguments.launcher, parts.journal.write)
+            return await begin(settings, parts.ledger, self._arguments.launcher, parts.journal.write, **how)
 
     async def _make(self, network: PodNetwork | None) -> machine.Machine:
         """The VM, in the pod's network namespace and with the devices that are known by now."""
-        parts, gate = self._parts, Gate(launcher=self._arguments.launcher)
-        spec, budgets = (
-            vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice),
-            vm_budgets(self._timeouts),
-        )
+        parts, budgets = self._parts, vm_budgets(self._timeouts)
+        gate = Gate(launcher=self._arguments.launcher, die_with_us=parts.survival is None)
+        spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
         if network is not None:
             gate = replace(gate, netns=network.namespace)
         try:
-            ground = await machine.prepare(spec, self._arguments.pod_dir, parts.ledger, parts.journal, budgets)
-            if (vm := await self._clone(spec, ground, gate, network)) is not None:
-                return vm
-            if network is not None:
-                spec = replace(spec, nics=network.nics)
-            return await machine.start(spec, ground, parts.ledger, parts.journal, gate, parts.group, budgets)
+            ground = vm = None
+            if parts.loaded.config.factory.enable_template:
+                ground = await machine.prepare(spec, self._arguments.pod_dir, parts.ledger, parts.journal, budgets)
+                vm = await self._clone(spec, ground, gate, network)
+            return vm or await machine.boot(
+                replace(spec, nics=network.nics) if network else spec,
+                self._arguments.pod_dir,
+                parts.ledger,
+                parts.journal,
+                gate,
+                parts.group,
+                budgets,
+                ground=ground,
+            )
         finally:
             if network is not None:
                 network.hand_over()
@@ -294,24 +328,20 @@ class Booter:
     async def _clone(
         self, spec: VmSpec, ground: machine.Ground, gate: Gate, network: PodNetwork | None
     ) -> machine.Machine | None:
-        """The VM from a template, where the configuration wants that and it works."""
-        parts, factory = self._parts, self._parts.loaded.config.factory
-        if not factory.enable_template:
-            return None
+        """The VM from a template, where that works."""
+        parts, arguments = self._parts, self._arguments
         if parts.survival is not None:
             parts.journal.write("template-passed-over", why="a later daemon could not go on with half a clone")
             return None
-        site = template_site(factory.template_path, self._arguments.run_dir, self._arguments.launcher, self._timeouts)
-        made = Templates(site, parts.group, parts.journal.write)
-        return await made.clone(spec, ground, parts.ledger, parts.journal, gate, network)
+        path = parts.loaded.config.factory.template_path
+        site = template_site(path, arguments.run_dir, arguments.launcher, self._timeouts)
+        templates = Templates(site, parts.group, parts.journal.write)
+        return await templates.clone(spec, ground, parts.ledger, parts.journal, gate, network)
 
-    async def _take_over(self) -> machine.Machine:
+    async def _take_over(self) -> machine.Machine | None:
         parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10
         budgets = vm_budgets(self._timeouts)
-        vm = await machine.adopt(parts.ledger, parts.journal, parts.group, budgets, console_log_bytes=size)
-        if vm is None:
-            raise VmFailed("take over VM", self._arguments.sandbox_id, "QEMU ended while no daemon was there")
-        return vm
+        return await adopt(parts.ledger, parts.journal, parts.group, budgets, console_log_bytes=size)
 
     async def _reach(self, vm: machine.Machine, sandbox: Sandbox | None, network: PodNetwork | None) -> None:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""

@@ -9,6 +9,7 @@ import asyncio
 import faulthandler
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from kata_shimd import __version__, assembly, fds, log
 from kata_shimd.config import Loaded
 from kata_shimd.config.model import AttachSetting, EventLoop, Keeping
 from kata_shimd.debug import attach
+from kata_shimd.durable import points
 from kata_shimd.errors import NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
@@ -74,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(error, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    if not served.is_set() or _is_kept(arguments):
+    if (not served.is_set() and _is_awaited(inherited)) or _is_kept(arguments):
         sys.exit(1)  # the launcher still waits for us, tells why, and undoes; or a keeper starts another daemon
     os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
 
@@ -94,6 +96,15 @@ def _inherit() -> Mapping[str, int]:
     if held is None:
         sys.exit(0)
     return {**held, **inherited}
+
+
+def _is_awaited(inherited: Mapping[str, int]) -> bool:
+    """Whether somebody still waits for our word. A later daemon has nobody who does but its keeper."""
+    if "ready" not in inherited:
+        return True
+    poll = select.poll()
+    poll.register(inherited["ready"], 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_kept(arguments: Arguments) -> bool:
@@ -137,7 +148,9 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
 
 async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loaded, served: asyncio.Event) -> None:
     die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
-    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at)
+    kept = loaded.config.shimd.keeper is not Keeping.OFF
+    point = points.passed if kept else _nothing
+    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at, point=point)
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
@@ -156,9 +169,7 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         _log.warning("%s", warning)
     try:
         async with asyncio.TaskGroup() as group:
-            survival = None
-            if loaded.config.shimd.keeper is not Keeping.OFF:
-                survival = Survival(arguments, loaded.config, ledger, inherited)
+            survival = Survival(arguments, loaded.config, ledger, inherited) if kept else None
             parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy(), survival)
             await _live(arguments, inherited, parts, served)
             raise _Ended
@@ -169,6 +180,10 @@ async def _serve(arguments: Arguments, inherited: Mapping[str, int], loaded: Loa
         journal.write("daemon-failed", traceback=said[-MAX_VALUE:])
         raise
     journal.write("daemon-ended")
+
+
+def _nothing() -> None:
+    """No later daemon could see a step."""
 
 
 def _prune(run_dir: Path, *, keep: int) -> None:
@@ -191,7 +206,8 @@ async def _live(
     if parts.survival is not None:
         parts.survival.start(shim.server)
     shim.pod.begin()
-    _say_ready(inherited, parts)
+    if not _say_ready(inherited, parts):
+        parts.group.create_task(shim.pod.abandon(arguments.sandbox_id), name="abandon")
     served.set()
     await shim.pod.stopping.wait()
     await _stop(shim, parts)
@@ -220,14 +236,22 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
         offered.turn_on()
 
 
-def _say_ready(inherited: Mapping[str, int], parts: assembly.Parts) -> None:
-    """To the launcher, which waits for a pod's first daemon; to the keeper in any case."""
+def _say_ready(inherited: Mapping[str, int], parts: assembly.Parts) -> bool:
+    """To the launcher, which waits for a pod's first daemon; to the keeper in any case. False when the launcher has been killed
+    meanwhile: then hardly anybody will ever ask for this pod.
+    """
+    heard = True
     if "ready" in inherited:
         parts.ledger.phase(Phase.RUNNING)
-        os.write(inherited["ready"], b"\x01")
+        try:
+            os.write(inherited["ready"], b"\x01")
+        except BrokenPipeError:
+            parts.journal.write("unheard")
+            heard = False
         os.close(inherited["ready"])
     if parts.survival is not None:
         parts.survival.keeper.ready()
+    return heard
 
 
 async def _stop(shim: assembly.Shim, parts: assembly.Parts) -> None:

@@ -1,9 +1,11 @@
 """The journal: what happened to a pod, bounded, kept after its death, read by `kata-shimd why`.
 
-JSON lines in ``RUN/journal/<pod>.jsonl``, each ``{"t": <unix ns>, "event": ..., ...}``. A journal that cannot be written
-(full disk) is silently short: it must never fail the thing it reports on. Values from the guest are cut.
+JSON lines in ``RUN/journal/<pod>.jsonl``, each ``{"t": <unix ns>, "event": ..., ...}``. A little room ahead is always reserved, so
+that the last words are heard on a disk that has become full. A journal that cannot be written all the same is short, and says so
+when it can be: it must never fail the thing it reports on. Values from the guest are cut.
 """
 
+import ctypes
 import json
 import os
 import time
@@ -17,6 +19,12 @@ MAX_VALUE: Final = 2048
 MAX_BYTES: Final = 1 << 20
 KEEP_DEAD: Final = 64
 OLD: Final = ".jsonl.old"
+#: Bytes of disk that are kept ahead of what is written; renewed when half of them are used.
+RESERVE: Final = 32 << 10
+_FALLOC_FL_KEEP_SIZE: Final = 1
+_libc: Final = ctypes.CDLL(None)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
 #: How many lines are repeated in each new file at most.
 MAX_HEAD: Final = 32
 
@@ -27,7 +35,7 @@ class Journal:
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self.path = path
         self._max = max_bytes
-        self._size = 0
+        self._size = self._reserved = self._lost = 0
         self._fd = -1
         self._head: list[bytes] = []
         self._open()
@@ -52,17 +60,27 @@ class Journal:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            self._size = os.fstat(self._fd).st_size
+            self._size = self._reserved = os.fstat(self._fd).st_size
         except OSError:
             self._fd = -1
 
     def _append(self, raw: bytes) -> None:
         if self._size + len(raw) > self._max:
             self._rotate()
+        if self._lost:
+            raw = _line("journal-short", {"lost": self._lost}) + raw
+        self._reserve()
         try:
             self._size += os.write(self._fd, raw)
+            self._lost = 0
         except OSError:
-            pass
+            self._lost += 1
+
+    def _reserve(self) -> None:
+        """Where it cannot be done, the disk being full or of a kind that reserves nothing, there is what there is."""
+        if self._size + RESERVE // 2 > self._reserved:
+            _libc.fallocate(self._fd, _FALLOC_FL_KEEP_SIZE, self._size, RESERVE)
+            self._reserved = self._size + RESERVE
 
     def _rotate(self) -> None:
         self.close()

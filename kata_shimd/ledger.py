@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +24,8 @@ NAME: Final = "ledger"
 #: A line is written by one write(2); shorter than a page, it is never torn by another writer.
 MAX_LINE: Final = 4096
 POD: Final = "pod"
+#: What a boot makes, in a scope of its own: undone as one when a daemon died over it, before the next one boots.
+BOOT: Final = "boot"
 
 
 class Kind(StrEnum):
@@ -148,11 +150,19 @@ class Ledger:
     """The pod's ledger, open for writing. Every method writes exactly one line before it returns.
 
     Two points are for tests: the process kills itself right after its ``die_at``-th line, and its ``fail_at``-th cannot be written,
-    as on a full disk.
+    as on a full disk. ``point`` is called after every line.
     """
 
-    def __init__(self, pod_dir: Path, *, die_at: int | None = None, fail_at: int | None = None) -> None:
+    def __init__(
+        self,
+        pod_dir: Path,
+        *,
+        die_at: int | None = None,
+        fail_at: int | None = None,
+        point: Callable[[], None] = lambda: None,
+    ) -> None:
         self.pod_dir = pod_dir
+        self._point = point
         self.state = read(pod_dir)
         self._die_at, self._fail_at = die_at, fail_at
         self._written = 0
@@ -209,6 +219,7 @@ class Ledger:
         self.state.apply(line)
         if self._written == self._die_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        self._point()
 
     def _write(self, raw: bytes) -> int:
         self._written += 1

@@ -29,7 +29,9 @@ from kata_shimd.durable.streams import consumed
 from kata_shimd.durable.tape import HEAD, Tape
 from kata_shimd.errors import AgentRefused, Code, HostFailed, ShimError
 from kata_shimd.host.process import Gate, spawn
-from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.host.undo import undo
+from kata_shimd.ledger import BOOT, Kind, Ledger
+from kata_shimd.net.network import PodNetwork
 from kata_shimd.pod import memory
 from kata_shimd.pod.events import Event
 from kata_shimd.pod.pod import Pod
@@ -38,6 +40,7 @@ from kata_shimd.pod.values import Sandbox
 from kata_shimd.task.publisher import dial
 from kata_shimd.ttrpc import Client, Service
 from kata_shimd.ttrpc.server import Server
+from kata_shimd.vm import qemu, sockets
 
 if TYPE_CHECKING:
     from kata_shimd.daemon import Arguments
@@ -147,8 +150,20 @@ class Survival:
         self.store.flush()
 
     def has_machine(self) -> bool:
-        """Whether an earlier daemon got so far as to put a machine on record."""
-        return any(record.fields.get("what") in ("qemu", "virtiofsd") for record in self._ledger.state.live.values())
+        """Whether an earlier daemon got so far as to put a machine on record; it may never have been let go."""
+        records = (record.fields for record in self._ledger.state.live.values())
+        return any(fields.get("what") == qemu.WHAT and "pid" in fields for fields in records)
+
+    async def clear_boot(self) -> None:
+        """Undo what a daemon made of a boot that it died over.
+
+        :raises HostFailed: something would not go
+        """
+        ledger, launcher = self._ledger, self._arguments.launcher
+        await PodNetwork.clear(ledger, launcher)
+        if any(record.scope == BOOT for record in ledger.state.live.values()):
+            await undo(ledger, launcher, BOOT, step="undo boot", obj=self._arguments.sandbox_id)
+            sockets.clear(ledger.pod_dir)
 
     # --- the agent's channel -----------------------------------------------------------------------------------------
 

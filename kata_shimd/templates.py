@@ -1,10 +1,11 @@
 """Joins what makes a pod a clone of a template: the VM's side, the guest's agent, and the place where a template is made.
 
-Part of the composition. Nobody depends on it: whatever is missing, refused, busy or failed, the pod is booted instead, and the journal
-says why.
+Part of the composition. Nobody depends on it: whatever is missing, refused, busy or failed, the pod is booted instead, and the
+journal says why.
 """
 
 import asyncio
+import json
 import os
 import socket
 import time
@@ -31,6 +32,8 @@ from kata_shimd.vm.template.store import Refused, Store, Template
 Note = Callable[..., None]
 #: As much as Kata gives a clone.
 SEED: Final = 512
+#: Where `kata-shimd ps` shows a template that is being made.
+NAMESPACE: Final = "kata-shimd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,7 @@ class Templates:
         :raises ShimError: it came to nothing
         """
         site = self._site
-        gate = Gate(launcher=site.launcher)
+        gate = Gate(launcher=site.launcher, die_with_us=True)
         name = key.name(key.inputs(spec))
         self._store.begin()
         self._store.sweep()
@@ -248,7 +251,7 @@ async def _stage(site: Site, name: str, pod: Ledger | None) -> AsyncIterator[tup
     _lay_out(directory, name)
     stage = _Mirror(directory, pod) if pod else Ledger(directory)
     journal = Journal(site.run_dir / "journal" / f"{digest}.jsonl")
-    journal.begin("daemon", pid=os.getpid(), namespace="kata-shimd", id=f"template-{name}", address="")
+    journal.begin("daemon", pid=os.getpid(), namespace=NAMESPACE, id=f"template-{name}", address="")
     try:
         yield stage, journal
     finally:
@@ -262,13 +265,18 @@ async def _stage(site: Site, name: str, pod: Ledger | None) -> AsyncIterator[tup
 
 
 def _lay_out(directory: Path, name: str) -> None:
-    opened = (
-        f'{{"op":"open","v":1,"pod":"{directory.name}","namespace":"kata-shimd","id":"template-{name}","address":""}}\n'
-    )
+    whose = {
+        "op": "open",
+        "v": 1,
+        "pod": directory.name,
+        "namespace": NAMESPACE,
+        "id": f"template-{name}",
+        "address": "",
+    }
     try:
         directory.mkdir(mode=0o700, parents=True)
-        with open(os.open(directory / LEDGER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(opened)
+        (directory / LEDGER).touch(mode=0o600, exist_ok=False)
+        (directory / LEDGER).write_text(json.dumps(whose) + "\n")
     except OSError as error:
         raise HostFailed("make place for template", str(directory), error.strerror or "") from error
 

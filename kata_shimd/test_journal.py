@@ -47,6 +47,30 @@ def test_a_full_disk_does_not_fail_the_writer(tmp_path):
     assert journal.read(writer.path) == []
 
 
+def test_a_disk_that_has_room_again_is_told_how_much_is_missing(tmp_path):
+    writer = journal.Journal(tmp_path / "h.jsonl")
+    works = os.dup(writer._fd)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), writer._fd)
+    writer.write("lost")
+    writer.write("lost too")
+    os.dup2(works, writer._fd)
+    writer.write("heard")
+    writer.write("and again")
+    short, heard, again = journal.read(writer.path)
+    assert (short["event"], short["lost"]) == ("journal-short", 2)
+    assert (heard["event"], again["event"]) == ("heard", "and again")
+
+
+def test_room_is_reserved_ahead_and_the_file_is_no_longer_for_it(tmp_path):
+    """What has not been written must still be writable when the disk has become full; `integration/chaos` fills one."""
+    writer = journal.Journal(tmp_path / "h.jsonl")
+    for _ in range(40):
+        writer.write("long", text="x" * journal.MAX_VALUE)
+        found = writer.path.stat()
+        assert found.st_blocks * 512 >= found.st_size + journal.RESERVE // 2 - 4096
+    assert len(journal.read(writer.path)) == 40
+
+
 def test_an_unwritable_place_does_not_fail_the_writer(tmp_path):
     (tmp_path / "file").touch()
     journal.Journal(tmp_path / "file" / "h.jsonl").write("lost")

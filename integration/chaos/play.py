@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,7 +18,7 @@ from integration.harness import leaks
 from integration.harness.ctr import PATIENCE
 from integration.harness.waiting import TooLate, eventually
 from kata_shimd.debug.verdict import Verdict
-from kata_shimd.errors import ShimError
+from kata_shimd.errors import DeadlineExceeded, ShimError
 
 #: Let undo die right after its first record, wherever it is run.
 _UNDO_DIES: Final = "undo:1"
@@ -107,14 +107,15 @@ def _strike(at: Play, victim: Victim, moment: Moment) -> None:
 def _states(at: Play) -> Iterator[str]:
     """State of every container, as long as there is a daemon to ask: soon, and with a status that is not 0."""
     for container_id in at.ids:
-        with suppress(OSError, ShimError):
-            try:
-                state = at.stage.shim(at.sandbox_id).state(container_id)
-            except (AssertionError, TimeoutError) as error:
-                yield f"State of {container_id}: {error or 'no answer'}"
-            else:
-                if state.exited_at is not None and state.exit_status == 0:
-                    yield f"State tells exit status 0 of {container_id}"
+        try:
+            state = at.stage.shim(at.sandbox_id).state(container_id)
+        except (AssertionError, TimeoutError, DeadlineExceeded) as error:
+            yield f"State of {container_id}: {error or 'no answer'}"
+        except (OSError, ShimError):
+            continue  # no daemon, or none that knows it
+        else:
+            if state.exited_at is not None and state.exit_status == 0:
+                yield f"State tells exit status 0 of {container_id}"
 
 
 def _client(expected: Expected, code: int, said: str) -> Iterator[str]:

@@ -73,8 +73,14 @@ class Shim:
 
 
 def overdue(journal: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The calls in a pod's journal, but for Wait, that took longer than they may."""
-    for entry in journal:
+    """The calls in a pod's journal, but for Wait, that took longer than they may, or never ended though the daemon did."""
+    entries = [*journal]
+    if any(entry["event"] == "daemon-ended" for entry in entries):
+        left = {entry["call"] for entry in entries if entry["event"] == "rpc"}
+        for entry in entries:
+            if entry["event"] == "rpc-began" and entry["call"] not in left:
+                yield f"{entry['rpc']} was begun and never left"
+    for entry in entries:
         if entry["event"] == "rpc" and entry["rpc"] != "Wait":
             most = DEADLINES.get(str(entry["rpc"]), ANY) * SCALE
             if float(entry["ms"]) > most * 1000:

@@ -1,6 +1,7 @@
 """Single failures, beside the matrix: containerd away, a guest that panics, is full, stands still or never answers, a full host.
 
-In all of them State answers within 2 s (`probe.Shim.state` asserts it), Kill works, no exit is 0, and ``why`` names the cause.
+In all of them State answers within 2 s where there is a daemon to ask (`probe.Shim.state` asserts it), Kill works, no exit is 0,
+no call outlives its deadline (`overdue`), and ``why`` names the cause.
 """
 
 import resource
@@ -21,6 +22,8 @@ from integration.harness.ctr import PATIENCE
 from integration.harness.pods import Pod, pod_hash
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
+from kata_shimd.debug.story import tell
+from kata_shimd.debug.verdict import judge
 from kata_shimd.errors import ShimError
 
 pytestmark = pytest.mark.vm
@@ -52,6 +55,9 @@ def test_output_and_exit_arrive_when_containerd_was_away(
     assert stage.ctr.tasks()[name][1] == "STOPPED"
     assert stage.exit_status(name) == 7
     stage.remove(name)
+    ended(stage, name)
+    assert stage.verdict(name).rule == "container-exited", stage.verdict(name)
+    assert not list(overdue(stage.pod(name).journal()))
 
 
 def test_a_kernel_that_panics_under_a_container(stage: Stage, name: str) -> None:
@@ -62,6 +68,7 @@ def test_a_kernel_that_panics_under_a_container(stage: Stage, name: str) -> None
     ended(stage, name)
     verdict = stage.verdict(name)
     assert verdict.rule == "guest-panic", verdict
+    assert not list(overdue(stage.pod(name).journal()))
     assert "sysrq triggered crash" in verdict.sentence
 
 
@@ -72,6 +79,7 @@ def test_memory_that_is_used_up(stage: Stage, name: str, options: list[str]) -> 
     assert done.code == 137, done
     ended(stage, name)
     assert stage.verdict(name).rule == "out-of-memory", stage.verdict(name)
+    assert not list(overdue(stage.pod(name).journal()))
 
 
 def test_qemu_stands_still(stage: Stage, name: str) -> None:
@@ -146,6 +154,9 @@ def test_a_full_disk_under_a_running_container(stage: Stage, name: str, small: P
     stage.remove(name)
     eventually("the daemon's end", lambda: not daemon.alive(), within=PATIENCE)
     eventually("the pod directory gone", lambda: not pod.directory.exists(), within=PATIENCE)
+    journal = pod.journal()
+    assert not list(overdue(journal))
+    assert judge(tell(journal, live=False)).rule == "container-exited", "the last words are heard on a full disk"
 
 
 def test_a_full_disk_when_a_pod_starts(stage: Stage, name: str, small: Path) -> None:
@@ -183,13 +194,17 @@ def test_a_daemon_without_descriptors(stage: Stage, name: str) -> None:
                 sock.connect(str(pod.directory / "shim.sock"))
             eventually("accepting pauses", lambda: "accept: Too many open files" in _log(stage), within=PATIENCE)
             assert stage.ctr.tasks()[name][1] == "RUNNING", "containerd's own connection is served"
+            assert stage.verdict(name).rule == "no-descriptors", stage.verdict(name)
             with pytest.raises((OSError, ShimError)):
                 stage.shim(name).state(name)
         eventually("State over a new connection", lambda: _answers(stage, name), within=10 * SCALE)
+        assert stage.verdict(name).rule == "running", stage.verdict(name)
     stage.ctr.kill(name).ok()
     eventually("the container ended", lambda: stage.ctr.tasks()[name][1] == "STOPPED", within=PATIENCE)
     assert stage.exit_status(name) == 137
     stage.remove(name)
+    ended(stage, name)
+    assert not list(overdue(stage.pod(name).journal()))
 
 
 def _log(stage: Stage) -> str:

@@ -50,14 +50,21 @@ class Launcher:
     def pod(self, container_id: str) -> Pod:
         return Pod(self.host.run_dir, pods.pod_hash(str(self.containerd.address), self.namespace, container_id))
 
+    def spawn_start(self, container_id: str, bundle: Path) -> "subprocess.Popen[bytes]":
+        """A `start` that the test watches, and ends with `process.finish`."""
+        return self.host.spawn(self._argv(container_id, bundle, "start"), env=self._variables({}))
+
     def _run(self, container_id: str, bundle: Path, *verb: str, env: dict[str, str], within: float) -> Answer:
+        return self.host.run(self._argv(container_id, bundle, *verb), env=self._variables(env), within=within)
+
+    def _argv(self, container_id: str, bundle: Path, *verb: str) -> list[str | Path]:
         address = str(self.containerd.address)
         flags = ["-namespace", self.namespace, "-address", address, "-publish-binary", "/usr/bin/containerd"]
-        where: list[str | Path] = ["env", "--chdir", bundle]
-        variables = {"TTRPC_ADDRESS": f"{address}.ttrpc", "GRPC_ADDRESS": address, "GOMAXPROCS": "2", **env}
-        return self.host.run(
-            [*where, "containerd-shim-kata-v2", *flags, "-id", container_id, *verb], env=variables, within=within
-        )
+        return ["env", "--chdir", bundle, "containerd-shim-kata-v2", *flags, "-id", container_id, *verb]
+
+    def _variables(self, more: dict[str, str]) -> dict[str, str]:
+        address = str(self.containerd.address)
+        return {"TTRPC_ADDRESS": f"{address}.ttrpc", "GRPC_ADDRESS": address, "GOMAXPROCS": "2", **more}
 
 
 def recorded(pod: Pod, what: str) -> Process | None:

@@ -4,12 +4,14 @@ Lies outside the package on purpose: it is started as a plain file and imports n
 environment variable STAND_IN; what it found is left in ``POD/found.json``.
 """
 
+import ctypes
 import json
 import os
 import resource
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,13 @@ def main() -> None:
         case ["deaf"]:  # ready, but never accepts
             os.write(READY, b"!")
             signal.pause()
+        case ["leaving"]:  # serves nobody and is on its way out, but for a thread that ends when POD/leave is read
+            os.mkfifo(pod / "leave")
+            os.write(READY, b"!")
+            os.close(READY)
+            threading.Thread(target=(pod / "leave").read_bytes).start()
+            listener.close()
+            ctypes.CDLL(None).syscall(60, 0)  # exit of this thread alone
         case other:
             sys.exit(f"STAND_IN: {other}")
 

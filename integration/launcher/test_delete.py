@@ -100,6 +100,20 @@ def test_a_live_daemon_that_does_not_answer_is_left_alone(shim: Shim):
     assert shim.daemon("s1").alive()
 
 
+def test_a_daemon_that_takes_long_to_die_is_waited_for(shim: Shim):
+    """Its sockets are closed, which is why containerd is here, but it has not ended: on a busy host that takes a while."""
+    shim.start("s1", STAND_IN="leaving").ok()
+    deleting = shim.spawn(
+        shim.argv("s1", "-bundle", str(shim.root / "bundles/s1"), "delete"), cwd=shim.root, stdin=subprocess.DEVNULL
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        deleting.wait(1)
+    (shim.pod("s1") / "leave").write_bytes(b"")
+    stdout, stderr = deleting.communicate(timeout=10)
+    check(Answer(deleting.returncode, stdout, stderr.decode()))
+    assert shim.left() == []
+
+
 def test_a_daemon_that_is_stopping_is_waited_for(shim: Shim):
     shim.start("s1").ok()
     daemon = shim.daemon("s1")

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import pytest
 
+from integration.harness.process import find, finish
+from integration.harness.waiting import eventually
 from integration.launcher.conftest import LAUNCHER
 
 #: Debian's own, which other users may run too.
@@ -84,6 +86,35 @@ def test_ids_and_limits():
     assert (seen["groups"], seen["NoNewPrivs"], seen["nofile"]) == ([7, 8], "1", [99, 99])
     assert (seen["cwd"], seen["oom"]) == ("/usr", 321)
     assert int(seen["CapEff"], 16) == int(seen["CapPrm"], 16) == 0
+
+
+#: Runs a gate whose program outlives it, says that program's pid, and then dies when it is told to.
+SPAWNER = """
+import os, subprocess, sys
+reader, writer = os.pipe()
+words = [sys.argv[1], "gate", str(reader), "--die-with", str(os.getpid()), *sys.argv[2:], "--", "/bin/sleep", "1000"]
+print(subprocess.Popen(words, pass_fds=[reader]).pid, flush=True)
+os.write(writer, b"!")
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--uid", "65534", "--gid", "65534", "--drop-caps", "--no-new-privs")])
+def test_a_program_that_dies_with_its_spawner(options: tuple[str, ...]):
+    pipe = subprocess.PIPE
+    spawner = subprocess.Popen([PYTHON, "-ISc", SPAWNER, LAUNCHER, *options], stdin=pipe, stdout=pipe)
+    assert spawner.stdout is not None
+    program = find(int(spawner.stdout.readline()))
+    assert program is not None
+    eventually("the program", lambda: "sleep" in program.command().split(" ")[0], within=10)
+    spawner.kill()
+    finish(spawner)
+    eventually("its end", lambda: not program.alive(), within=10)
+
+
+def test_a_program_whose_spawner_has_died_already():
+    done = gate("--die-with", "1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_no_supplementary_groups():

@@ -406,6 +406,12 @@ async def test_a_later_daemon_takes_the_network_over(scene: Scene) -> None:
     scene.ip("link add mv0 link peer type macvlan mode bridge")
     scene.ip("addr add 10.9.0.2/24 dev mv0")
     settings, guest = Settings(path=str(scene.path)), Guest()
+    untold = await PodNetwork.adopt(settings, Ledger(scene.pod), LAUNCHER, scene._note, told=False)
+    assert untold is not None
+    await untold.tell(guest)
+    untold.close()
+    assert len(guest.network.interfaces) == 2, "the first daemon died before the guest was told"
+    guest = Guest()
     second = await PodNetwork.adopt(settings, Ledger(scene.pod), LAUNCHER, scene._note)
     assert second is not None
     assert [nic.mac for nic in second.nics] == macs
@@ -452,5 +458,16 @@ def test_a_daemon_killed_at_every_record(scene: Scene, model: str, at: int) -> N
         [sys.executable, "-c", MORTAL, scene.path, scene.pod, model, str(at)], capture_output=True, cwd=REPOSITORY
     )
     assert done.returncode == (-signal.SIGKILL if at else 0), done.stderr.decode()
+    asyncio.run(again(scene, model, before))
     scene.undo()
     assert scene.state() == before
+
+
+async def again(scene: Scene, model: str, before: tuple[Any, ...]) -> None:
+    """What a daemon does that finds half a network: it clears it away, and makes a whole one."""
+    await PodNetwork.clear(Ledger(scene.pod), LAUNCHER)
+    assert scene.state() == before
+    network = await scene.open(model=Model(model))
+    assert len(network.nics) == 1
+    network.hand_over()
+    network.close()

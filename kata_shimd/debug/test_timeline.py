@@ -92,5 +92,7 @@ def _written(node):
         ):
             if "journal" in ast.unparse(receiver) or ast.unparse(receiver) == "self":
                 yield name
+        case ast.Call(func=ast.Name(id="_line"), args=[ast.Constant(str(name)), *_]):
+            yield name
         case ast.Return(value=ast.Tuple(elts=[ast.Constant(str(name)), ast.Dict() | ast.BinOp()])) if name:
             yield name

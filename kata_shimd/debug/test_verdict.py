@@ -113,6 +113,11 @@ CASES = {
         ],
         ["Create failed with INVALID_ARGUMENT", "no process"],
     ),
+    "no-descriptors": (
+        True,
+        [*RAN, event("accept-failed", error="Too many open files")],
+        ["let nobody in", "Too many open files", "LimitNOFILE"],
+    ),
     "containerd-gone": (False, [*RAN, event("events-dropped"), ENDED], ["containerd was gone"]),
     "container-exited": (
         False,

@@ -197,6 +197,16 @@ def _rpc(story: Story) -> str:
     return f"{entry.text('rpc')} failed with {entry.text('code')}: {_cut(entry.text('error'))}."
 
 
+def _closed(story: Story) -> str:
+    entry = story.last("accept-failed", "accepts-again")
+    if entry is None or entry.event == "accepts-again":
+        return ""
+    return (
+        f"The daemon can let nobody in who is not connected already ({_cut(entry.text('error'))}): raise its limit of open "
+        "files, which it has from containerd (LimitNOFILE), or end what holds connections to it."
+    )
+
+
 def _containerd(story: Story) -> str:
     if story.last("events-dropped") is None:
         return ""
@@ -243,6 +253,7 @@ RULES: Final = (
     Rule("expired", _expired),
     Rule("undo-failed", _left),
     Rule("rpc-failed", _rpc),
+    Rule("no-descriptors", _closed),
     Rule("containerd-gone", _containerd),
     Rule("container-exited", _exit, failed=False),
     Rule("booting", _starting, failed=False),

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kata_shimd.errors import HostFailed
-from kata_shimd.host import mounts, process
+from kata_shimd.host import mounts
+from kata_shimd.host.undo import undo
 from kata_shimd.ledger import Kind, Ledger, Record, container_scope
 from kata_shimd.pod.storage import RootfsShare, Share
 from kata_shimd.pod.values import Mount
@@ -58,13 +59,10 @@ class HostFiles:
         self._mount(container_id, Mount("bind", str(share.source), options), target)
 
     async def undo_container(self, container_id: str) -> None:
-        argv: tuple[str | Path, ...] = (self._launcher, "undo", self._ledger.pod_dir, container_scope(container_id))
-        status, said = await process.run(argv, what="undo")
-        self._ledger.refresh()
         self._names.pop(container_id, None)
         self._records.pop(container_id, None)
-        if status != 0:
-            raise HostFailed("undo container", container_id, said or f"undo ended with {status}")
+        scope = container_scope(container_id)
+        await undo(self._ledger, self._launcher, scope, step="undo container", obj=container_id)
 
     def _made(self, container_id: str) -> Path:
         path = self._shared / self.directory(container_id)

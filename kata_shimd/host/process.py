@@ -36,6 +36,8 @@ class Gate:
     drop_caps: bool = False
     nofile: int | None = None
     chdir: Path | None = None
+    #: The process ends when we do, whatever ends us. Not where a later daemon is to take it over.
+    die_with_us: bool = False
     #: (to, from): numbers at which the program finds its descriptors.
     fds: tuple[tuple[int, int], ...] = ()
 
@@ -49,6 +51,7 @@ class Gate:
         options += [*_option("--nofile", self.nofile), *_option("--chdir", self.chdir)]
         for to, source in self.fds:
             options += _option("--fd", f"{to}={source}")
+        options += _option("--die-with", os.getpid() if self.die_with_us else None)
         options += ["--no-new-privs"] * self.no_new_privs + ["--drop-caps"] * self.drop_caps
         return [str(self.launcher), "gate", str(fd), *options, "--", *map(str, argv)]
 

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from kata_shimd.errors import HostFailed, InvalidArgument, Unimplemented
 from kata_shimd.host import mounts
-from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.ledger import BOOT, Kind, Ledger
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ async def create(ledger: Ledger) -> Namespace:
     :raises HostFailed: it could not be made; the ledger has what was
     """
     path = ledger.pod_dir / NAME
-    ledger.plan(Kind.NETNS, path=str(path))
+    ledger.plan(Kind.NETNS, scope=BOOT, path=str(path))
     path.touch(mode=0o600)
     namespace = Namespace(path, await _in_thread(lambda: _make(path)))
     mounts.pin(namespace.fileno(), path)

@@ -13,13 +13,14 @@ from typing import Final
 
 from kata_shimd import supervise
 from kata_shimd.errors import Code, InvalidArgument, ShimError
+from kata_shimd.host.undo import undo
 from kata_shimd.ledger import Ledger
 from kata_shimd.net import namespace, plan
 from kata_shimd.net.changes import Changes
 from kata_shimd.net.namespace import Namespace
 from kata_shimd.net.picture import Picture
 from kata_shimd.net.plan import Model, Wire
-from kata_shimd.net.wiring import Made, Note, Wiring
+from kata_shimd.net.wiring import SCOPE, Made, Note, Wiring
 from kata_shimd.pod.network import GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
 
 #: Ledger values by index of the link: its device's PCI path, empty for one that was there at boot.
@@ -80,9 +81,11 @@ class PodNetwork:
         return network
 
     @classmethod
-    async def adopt(cls, settings: Settings, ledger: Ledger, launcher: Path, note: Note) -> "PodNetwork | None":
+    async def adopt(
+        cls, settings: Settings, ledger: Ledger, launcher: Path, note: Note, *, told: bool = True
+    ) -> "PodNetwork | None":
         """Take over the network that another daemon opened, with the same settings. What is wired stays as it is; what has changed
-        since is found by `follow`, which looks once before it waits.
+        since is found by `follow`, which looks once before it waits. ``told``: whether the guest knows of it.
 
         :raises InvalidArgument, HostFailed: the namespace has gone or cannot be read
         """
@@ -93,9 +96,20 @@ class PodNetwork:
             failed.callback(space.close)
             network = await cls._of(space, settings, ledger, launcher, note)
             failed.callback(network._changes.close)
-            await network._recall()
+            await network._recall(told=told)
             failed.pop_all()
         return network
+
+    @staticmethod
+    async def clear(ledger: Ledger, launcher: Path) -> None:
+        """Take away every wire of a network that no VM has got.
+
+        :raises HostFailed: something would not go
+        """
+        for scope in {record.scope for record in ledger.state.live.values() if record.scope.startswith(SCOPE)}:
+            await undo(ledger, launcher, scope, step="undo network interface", obj=scope)
+        for key in [key for key in ledger.state.values if key.startswith(_WIRED)]:
+            ledger.set(key, None)
 
     @classmethod
     async def _of(
@@ -179,7 +193,7 @@ class PodNetwork:
         """A later daemon has to know which links are wired, and where those sit that came late; None forgets."""
         self._ledger.set(f"{_WIRED}{index}", path)
 
-    async def _recall(self) -> None:
+    async def _recall(self, *, told: bool) -> None:
         self._picture = await self._look()
         values = self._ledger.state.values.items()
         known = {int(key.removeprefix(_WIRED)): path for key, path in values if key.startswith(_WIRED)}
@@ -188,7 +202,8 @@ class PodNetwork:
             if wire.link.index in known:
                 self._made[wire.link.index] = Made(wire, Nic(id=wire.id, mac=wire.mac, fds=()))
         self._paths = {index: path for index, path in known.items() if path}
-        self._told = self._wanted()
+        if told:
+            self._told = self._wanted()
         self._changes.suspect()
 
     async def _look(self) -> Picture:

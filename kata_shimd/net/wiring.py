@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from kata_shimd.errors import FailedPrecondition, HostFailed
-from kata_shimd.host import process
+from kata_shimd.errors import FailedPrecondition
+from kata_shimd.host.undo import undo
 from kata_shimd.ledger import Kind, Ledger
 from kata_shimd.net import tap
 from kata_shimd.net.namespace import Namespace
@@ -20,6 +20,8 @@ from kata_shimd.net.plan import Way, Wire
 from kata_shimd.pod.network import Nic
 
 Note = Callable[..., None]
+#: Begins the scope of one wire's records.
+SCOPE: Final = "nic/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,12 @@ class Wiring:
 
         :raises HostFailed: something would not go
         """
-        argv = (self._launcher, "undo", self._ledger.pod_dir, _scope(wire))
-        status, said = await process.run(argv, what="undo")
-        self._ledger.refresh()
-        if status != 0:
-            raise HostFailed("undo network interface", wire.link.name, said or f"undo ended with {status}")
+        step, name = "undo network interface", wire.link.name
+        await undo(self._ledger, self._launcher, _scope(wire), step=step, obj=name)
 
 
 def _scope(wire: Wire) -> str:
-    return f"nic/{wire.link.index}"
+    return f"{SCOPE}{wire.link.index}"
 
 
 _MAKERS: Final = {

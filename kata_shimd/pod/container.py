@@ -112,15 +112,19 @@ class Container:
 
     # --- execs ---------------------------------------------------------------------------------------------------
 
+    def check_new_exec(self, exec_id: str) -> None:
+        """:raises AlreadyExists: the id is used"""
+        check_id("exec id", exec_id)
+        if exec_id in self.execs:
+            raise AlreadyExists("exec", f"{self.id}/{exec_id}", "this exec id is used")
+
     def add_exec(self, spec: ExecSpec) -> None:
         """Register an exec; the guest hears of it at its Start.
 
         :raises AlreadyExists: the id is used
         :raises FailedPrecondition: init is not running
         """
-        check_id("exec id", spec.exec_id)
-        if spec.exec_id in self.execs:
-            raise AlreadyExists("exec", f"{self.id}/{spec.exec_id}", "this exec id is used")
+        self.check_new_exec(spec.exec_id)
         if self.init.life.state is not State.RUNNING:
             state = self.init.life.state.name.lower()
             raise FailedPrecondition("exec", f"{self.id}/{spec.exec_id}", f"the container is {state}")

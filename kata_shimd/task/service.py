@@ -63,7 +63,8 @@ class TaskService:
         return wkt.Empty()
 
     async def exec(self, request: task.ExecProcessRequest) -> wkt.Empty:
-        self._pod.container(request.id)
+        # An id that is used is told of before anything that is wrong with the process, as runc's shim does.
+        self._pod.container(request.id).check_new_exec(request.exec_id)
         await self._pod.exec(translate.exec_spec(request))
         return wkt.Empty()
 

@@ -53,7 +53,8 @@ class Server:
     """Serves ``services`` on ``listener`` (which stays the caller's) and on sockets that are `adopt`ed.
 
     Either ``async with Server(…):``, which finishes what is under way when the block ends, or ``start(tg)`` inside someone's
-    TaskGroup and ``await close()`` at the end. ``on_open(name)`` and ``on_lost(name)`` are called once per connection.
+    TaskGroup and ``await close()`` at the end. ``on_open(name)`` and ``on_lost(name)`` are called once per connection,
+    ``on_accepting(trouble)`` when nobody can be let in, for want of descriptors say, and with an empty one when that is over.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Server:
         first_name: int = 1,
         on_open: Callable[[str], None] = _nothing,
         on_lost: Callable[[str], None] = _nothing,
+        on_accepting: Callable[[str], None] = _nothing,
         drain_budget: float = 10.0,
         outlived: bool = False,
         source: SourceMaker = FrameSource,
@@ -78,7 +80,9 @@ class Server:
         self._limits = limits or Limits()
         self._allowed = own_uids() if allowed_uids is None else allowed_uids
         self._next_name = first_name
-        self._on_open, self._on_lost = on_open, on_lost
+        self._on_open, self._on_lost, self._on_accepting = on_open, on_lost, on_accepting
+        #: Why connections cannot be accepted at present.
+        self._refuses = ""
         self._drain_budget = drain_budget
         #: Connections are left as they are when everything fails: somebody else holds them too, and goes on.
         self._outlived = outlived
@@ -219,9 +223,17 @@ class Server:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
+                self._accepts(error.strerror or str(error))
                 self._pause(error)
                 return
+            self._accepts("")
             self._admit(sock)
+
+    def _accepts(self, trouble: str) -> None:
+        """Tell, once each, that nobody can be let in, and that it is over."""
+        if trouble != self._refuses:
+            self._refuses = trouble
+            self._on_accepting(trouble)
 
     def _pause(self, error: OSError) -> None:
         """What could not be accepted keeps the listener readable: look away for a while."""

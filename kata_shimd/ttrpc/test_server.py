@@ -1,9 +1,11 @@
 """The server on both loops: misbehaving peers, accepting, naming, closing."""
 
 import asyncio
+import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +73,33 @@ class TestServer:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(path)
         return sock
+
+    async def test_tells_once_that_nobody_can_be_let_in_and_when_that_is_over(
+        self, handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Full(socket.socket):
+            left = 3
+
+            def accept(self) -> tuple[socket.socket, Any]:
+                if self.left:
+                    self.left -= 1
+                    raise OSError(errno.EMFILE, "Too many open files")
+                return super().accept()
+
+        monkeypatch.setattr("kata_shimd.ttrpc.server._ACCEPT_PAUSE", 0.001)
+        told: list[str] = []
+        path = str(tmp_path / "sock")
+        with Full(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            async with (
+                Server(listener, [handlers.service()], on_accepting=told.append, drain_budget=0),
+                Client(self.dial(path)) as client,
+            ):
+                await client.call(NAME, "Echo")
+                async with Client(self.dial(path)) as second:
+                    await second.call(NAME, "Echo")
+        assert told == ["Too many open files", ""]
 
     async def test_refuses_other_users(self, handlers: Handlers, tmp_path: Path) -> None:
         path = str(tmp_path / "sock")

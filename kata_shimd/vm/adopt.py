@@ -4,6 +4,21 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from kata_shimd.errors import ShimError
+from kata_shimd.host.process import Process
+from kata_shimd.journal import Journal
+from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.vm import qemu, sockets, virtiofsd
+from kata_shimd.vm.channel import Channel
+from kata_shimd.vm.console import Console
+from kata_shimd.vm.machine import CID, CONSOLE_LOG, SECRET, Machine
+from kata_shimd.vm.phases import Phases
+from kata_shimd.vm.race import Ended
+from kata_shimd.vm.spec import Budgets
+
+_DEFAULT_BUDGETS: Final = Budgets()
+
+
 async def adopt(
     ledger: Ledger,
     journal: Journal,

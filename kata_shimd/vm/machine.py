@@ -19,7 +19,7 @@ from typing import Any, Final
 from kata_shimd.errors import DeadlineExceeded, HostFailed, ShimError, VmFailed
 from kata_shimd.host.process import UNKNOWN_STATUS, Gate, Process
 from kata_shimd.journal import Journal
-from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.ledger import Ledger
 from kata_shimd.pod.network import Nic
 from kata_shimd.pod.values import VmExit
 from kata_shimd.vm import dial, nic, qemu, share, sockets, virtiofsd, vsock
@@ -286,15 +286,18 @@ async def boot(
     gate: Gate,
     group: asyncio.TaskGroup,
     budgets: Budgets = _DEFAULT_BUDGETS,
+    *,
+    ground: "Ground | None" = None,
 ) -> Machine:
     """Start the VM of ``spec`` and connect to its monitor. What it made remains the ledger's to undo, also after a failure.
 
     :param gate: the launcher, and the namespace, cgroups and OOM score of the pod; user and privileges are chosen here
     :param group: where the watchers of the VM live, as long as the VM
+    :param ground: what is there already, because another VM came to nothing
     :raises HostFailed: something on the host is missing or failed
     :raises VmFailed: QEMU did not come up; with what it said
     """
-    ground = await prepare(spec, pod_dir, ledger, journal, budgets)
+    ground = ground or await prepare(spec, pod_dir, ledger, journal, budgets)
     return await start(spec, ground, ledger, journal, gate, group, budgets)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kata_shimd.errors import HostFailed
 from kata_shimd.host.process import UNKNOWN_STATUS, Gate, Process, spawn
-from kata_shimd.ledger import Ledger
+from kata_shimd.ledger import BOOT, Ledger
 from kata_shimd.vm import accel, user
 from kata_shimd.vm.accel import Accelerator
 from kata_shimd.vm.argv import argv
@@ -72,6 +72,7 @@ def start(spec: VmSpec, wires: Wires, ledger: Ledger, gate: Gate, *, needs: Iter
         what=WHAT,
         stderr=pod_dir / STDERR,
         pass_fds=(*wires.fds(), *(fd for nic in spec.nics for fd in (*nic.fds, *nic.vhost_fds))),
+        scope=BOOT,
         needs=(claim, *needs),
     )
 

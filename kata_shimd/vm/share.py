@@ -14,7 +14,7 @@ from typing import Final
 
 from kata_shimd.errors import HostFailed
 from kata_shimd.host import mounts
-from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.ledger import BOOT, Kind, Ledger
 from kata_shimd.vm.argv import share_device
 from kata_shimd.vm.monitor import Monitor
 from kata_shimd.vm.spec import VmSpec
@@ -39,11 +39,12 @@ def make(ledger: Ledger, pod_dir: Path) -> SharedDirectory:
     """
     shared, shared_dir = _directory(ledger, pod_dir / SHARED)
     export, export_dir = _directory(ledger, pod_dir / EXPORT)
-    itself = mounts.bind(ledger, shared, shared, recursive=False, needs=(shared_dir,))
+    itself = mounts.bind(ledger, shared, shared, recursive=False, scope=BOOT, needs=(shared_dir,))
     # First private: a bind of a path below a shared `/` is its peer, and what is mounted in it would show twice.
     mounts.make_private(shared)
     mounts.make_shared(shared)
-    view = mounts.bind(ledger, shared, export, recursive=False, readonly=True, needs=(export_dir, itself))
+    needs = (export_dir, itself)
+    view = mounts.bind(ledger, shared, export, recursive=False, readonly=True, scope=BOOT, needs=needs)
     mounts.make_slave(export)
     return SharedDirectory(shared, export, view)
 
@@ -57,7 +58,7 @@ async def plug(monitor: Monitor, spec: VmSpec) -> None:
 
 
 def _directory(ledger: Ledger, path: Path) -> tuple[Path, int]:
-    record = ledger.plan(Kind.DIR, path=str(path))
+    record = ledger.plan(Kind.DIR, scope=BOOT, path=str(path))
     try:
         # The guest's processes of any user pass through the top; the pod's directory above keeps the host's users out.
         path.mkdir(mode=0o755)

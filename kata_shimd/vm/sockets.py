@@ -15,6 +15,7 @@ EXTRA_MONITOR: Final = "extra-monitor.sock"
 AGENT: Final = "agent.sock"
 CONSOLE: Final = "console.sock"
 VIRTIOFS: Final = "virtiofs.sock"
+_ALL: Final = (MONITOR, DEBUG_MONITOR, EXTRA_MONITOR, AGENT, CONSOLE, VIRTIOFS)
 
 _BACKLOG: Final = 8
 
@@ -33,6 +34,12 @@ def listen(path: Path) -> socket.socket:
         server.close()
         raise HostFailed("bind socket", str(path), error.strerror or str(error)) from error
     return server
+
+
+def clear(pod_dir: Path) -> None:
+    """Make room for the sockets of another boot; those of a machine that was never there."""
+    for name in _ALL:
+        (pod_dir / name).unlink(missing_ok=True)
 
 
 def connect(path: Path) -> socket.socket:

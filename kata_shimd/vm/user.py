@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from kata_shimd.errors import HostFailed, ResourceExhausted
-from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.ledger import BOOT, Kind, Ledger
 
 FIRST: Final = 0x7000_0000
 LAST: Final = 0x7FFD_FFFF
@@ -46,7 +46,7 @@ def candidate(pod: str, attempt: int) -> int:
 def _claim(ledger: Ledger, directory: Path, uid: int, pod: str) -> int | None:
     """Write the claim, then look for others: of two that claim at once at least one sees the other."""
     mine = directory / f"{uid}.{pod}"
-    record = ledger.plan(Kind.FILE, path=str(mine))
+    record = ledger.plan(Kind.FILE, scope=BOOT, path=str(mine))
     os.close(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     if any(other != mine for other in directory.glob(f"{uid}.*")):
         mine.unlink()

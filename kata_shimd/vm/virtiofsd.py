@@ -18,7 +18,7 @@ from typing import Final
 
 from kata_shimd.errors import HostFailed, InvalidArgument
 from kata_shimd.host.process import Gate, Process, spawn
-from kata_shimd.ledger import Ledger
+from kata_shimd.ledger import BOOT, Ledger
 from kata_shimd.vm import sockets
 from kata_shimd.vm.share import SharedDirectory
 from kata_shimd.vm.spec import CacheMode, ShareSpec
@@ -80,6 +80,7 @@ class Server:
             what=WHAT,
             stderr=pod_dir / STDERR,
             pass_fds=(fd,),
+            scope=BOOT,
             needs=(directory.record,),
         )
         return Serving(process, connected)

@@ -19,7 +19,7 @@ use crate::failure::{During, Outcome};
 use crate::ledger::{Ledger, PodDir};
 use crate::lock::Lock;
 use crate::pod::{Pod, run_from_environment};
-use crate::process::has_ended;
+use crate::process::{Identity, has_ended};
 use crate::undo::{POD, Undo};
 
 /// containerd allows 5 s; the rest is for it to start us and read the answer.
@@ -109,8 +109,9 @@ fn clean_up_locked(pod: &Pod, id: &str, deadline: Deadline) -> Outcome<Done> {
 /// Whether no daemon lives, nor a keeper that would start one. One that is stopping is given the time that is left; another is told,
 /// and decides by itself.
 fn is_gone(pod: &Pod, id: &str, ledger: &Ledger, deadline: Deadline) -> Result<bool, String> {
-    let recorded = ["keeper", "daemon"].into_iter().filter_map(|what| ledger.process(what)?.identity);
-    let alive = recorded.map(|process| process.open()).filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    let recorded: Vec<Identity> =
+        ["keeper", "daemon"].into_iter().filter_map(|what| ledger.process(what)?.identity).collect();
+    let alive = recorded.iter().map(Identity::open).filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
     if alive.is_empty() {
         return Ok(true);
     }
@@ -119,7 +120,9 @@ fn is_gone(pod: &Pod, id: &str, ledger: &Ledger, deadline: Deadline) -> Result<b
     }
     match daemon::abandon(&pod.socket(), id, deadline.within(ABANDON_BUDGET).left()) {
         Ok(()) => Ok(false),
-        // A killed process closes its sockets a moment before it has ended, which is just what brings containerd here.
+        // A killed process closes its sockets a moment before it has ended, which is just what brings containerd here. On a busy
+        // host the moment may be long, and nobody else comes to undo it.
+        Err(_) if recorded.iter().all(Identity::is_exiting) => have_ended(&alive, deadline.within(deadline.left() / 2)),
         Err(_) => have_ended(&alive, deadline.within(ENDING_BUDGET)),
     }
 }

@@ -10,7 +10,7 @@ use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, clear_ambient_capability_set};
 use rustix::thread::{
     move_into_link_name_space, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -40,6 +40,7 @@ struct Plan {
     gid: Option<u32>,
     uid: Option<u32>,
     no_new_privs: bool,
+    die_with: Option<i32>,
     argv: Vec<CString>,
 }
 
@@ -50,6 +51,9 @@ pub fn run(words: &[String]) -> Outcome<()> {
         return Ok(());
     }
     plan.change()?;
+    if !plan.has_parent()? {
+        return Ok(());
+    }
     let (program, cause) = plan.exec();
     Err(Failure::new("exec", program, cause))
 }
@@ -75,6 +79,7 @@ impl Plan {
                 "--nofile" => plan.nofile = Some(number(option, words.next())?),
                 "--uid" => plan.uid = Some(number(option, words.next())?),
                 "--gid" => plan.gid = Some(number(option, words.next())?),
+                "--die-with" => plan.die_with = Some(number(option, words.next())?),
                 "--groups" => plan.groups = Some(numbers(option, words.next())?),
                 other => return Err(Failure::new("read gate", other, "no such option")),
             }
@@ -145,6 +150,14 @@ impl Plan {
             set_no_new_privs(true).during("set no_new_privs", "")?;
         }
         Ok(())
+    }
+
+    /// Tie our life to our spawner's. False when it has died already, which no signal will tell of any more. Last of all, for a change
+    /// of user unties it.
+    fn has_parent(&self) -> Outcome<bool> {
+        let Some(parent) = self.die_with else { return Ok(true) };
+        set_parent_process_death_signal(Some(Signal::KILL)).during("die with", parent)?;
+        Ok(getppid().is_some_and(|now| now.as_raw_pid() == parent))
     }
 
     /// Become ARGV. Comes back only when that failed.
@@ -226,7 +239,7 @@ mod tests {
     fn every_option() {
         let plan = parse(
             "7 --netns /n --cgroup /a --cgroup /b --oom-score-adj -5 --uid 1 --gid 2 --groups 3,4 --no-new-privs \
-             --drop-caps --chdir /c --nofile 99 --fd 3=11 --fd 4=12 -- /bin/x --netns y",
+             --drop-caps --chdir /c --nofile 99 --die-with 8 --fd 3=11 --fd 4=12 -- /bin/x --netns y",
         );
         let expected = Plan {
             fd: 7,
@@ -241,6 +254,7 @@ mod tests {
             gid: Some(2),
             uid: Some(1),
             no_new_privs: true,
+            die_with: Some(8),
             argv: vec![c"/bin/x".into(), c"--netns".into(), c"y".into()],
         };
         assert_eq!(plan, Ok(expected));

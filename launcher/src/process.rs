@@ -18,6 +18,9 @@ pub struct Identity {
     pub start: u64,
 }
 
+/// The kernel's flag of a task that has begun to exit.
+const PF_EXITING: u64 = 0x4;
+
 impl Identity {
     /// Who has this pid now; None if nobody.
     pub fn of(pid: i32) -> Result<Option<Self>, String> {
@@ -29,6 +32,12 @@ impl Identity {
             Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
             Err(error) => Err(format!("/proc/{pid}/stat: {error}")),
         }
+    }
+
+    /// Whether it has begun to exit, or is gone: its end cannot be far, however long it takes to be seen.
+    pub fn is_exiting(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        start_time(&stat) != Some(self.start) || field(&stat, 9).is_none_or(|flags| flags & PF_EXITING != 0)
     }
 
     /// A pidfd of this very process while it runs; None once it has ended.
@@ -78,9 +87,13 @@ pub fn end(process: Identity, grace: Option<Duration>, deadline: Deadline) -> Re
     }
 }
 
-/// The command in parentheses may itself hold spaces and parentheses; the last one ends it. Field 3 follows.
 fn start_time(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    field(stat, 22)
+}
+
+/// The command in parentheses may itself hold spaces and parentheses; the last one ends it. Field 3 follows.
+fn field(stat: &str, number: usize) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(number - 3)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -109,7 +109,14 @@ pub async fn execs(pod: Pod) {
     pod.launch("execs", "sleep 1000").await;
     assert_eq!(pod.exec_to_end("execs", "e1", "echo $FROM; exit 6").await, said(6, "container\n"));
     assert_eq!(pod.wait("execs", "e1").await.unwrap(), 6);
-    assert_eq!(code(pod.exec("execs", "e1", shell("true")).await), Code::ALREADY_EXISTS);
+    assert_eq!(
+        pod.exec_to_end("execs", "e1", "echo again").await,
+        said(0, "again\n"),
+        "its end was told: the name is free"
+    );
+    pod.exec("execs", "untold", shell("echo once")).await.unwrap();
+    assert_eq!(pod.read_all("execs", "untold", false).await, "once\n");
+    assert_eq!(code(pod.exec("execs", "untold", shell("true")).await), Code::ALREADY_EXISTS, "a request made again");
     assert_eq!(code(pod.exec("execs", "execs", shell("true")).await), Code::ALREADY_EXISTS);
     let mut bare = shell("echo $FROM; pwd; id -u");
     (bare.Env, bare.User, bare.Capabilities) = (Vec::new(), None.into(), None.into());
@@ -327,7 +334,7 @@ pub async fn network(pod: Pod, hardware: &str) {
     let mut interface = Interface {
         device: "eth0".into(),
         name: "eth0".into(),
-        IPAddresses: vec![address("198.51.100.9", "24")],
+        IPAddresses: vec![address("198.51.100.9", "24"), address("fd00:9::5", "64")],
         mtu: 1400,
         hwAddr: hardware.into(),
         ..Default::default()
@@ -374,4 +381,9 @@ pub async fn network(pod: Pod, hardware: &str) {
     let gone = Interface { hwAddr: "02:00:00:00:00:fe".into(), name: "x".into(), ..Default::default() };
     let request = UpdateInterfaceRequest { interface: Some(gone).into(), ..Default::default() };
     assert_eq!(code(pod.agent.update_interface(patience(), &request).await), Code::NOT_FOUND);
+    pod.prepare().await;
+    let table = pod.run("six", "cat /proc/net/if_inet6").await.out;
+    let line = table.lines().find(|line| line.starts_with("fd000009")).unwrap_or_default();
+    let flags = line.split_whitespace().nth(4).map(|flags| u32::from_str_radix(flags, 16).unwrap());
+    assert_eq!(flags.map(|flags| flags & libc::IFA_F_TENTATIVE), Some(0), "usable at once: {table}");
 }

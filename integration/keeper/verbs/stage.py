@@ -60,15 +60,10 @@ class Events:
 class Stage:
     """Launcher, bundle, FIFOs and guest of one life, in a directory with a short name: sockets live in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, launcher: Path | None = None) -> None:
+        """With an installed ``launcher`` the machine is a real one."""
         self.root = root
-        bin_dir = root / "bin"
-        bin_dir.mkdir()
-        launcher = Path(shutil.copy2(PREFIX / "bin/containerd-shim-kata-v2", bin_dir))
-        python = bin_dir / "python3"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {STANDIN} "$@"\n')
-        python.chmod(0o755)
-        self.shim = Shim(launcher, root)
+        self.shim = Shim(launcher or _with_standin(root / "bin"), root)
         self.guest = Guest(root / "guest")
         self.events = Events(root / "events")
         self.die = root / "die"
@@ -124,3 +119,13 @@ class Stage:
         self.guest.close()
         self.events.close()
         os.close(self.log)
+
+
+def _with_standin(bin_dir: Path) -> Path:
+    """A launcher whose daemon has a machine that is not one."""
+    bin_dir.mkdir()
+    launcher = Path(shutil.copy2(PREFIX / "bin/containerd-shim-kata-v2", bin_dir))
+    python = bin_dir / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {STANDIN} "$@"\n')
+    python.chmod(0o755)
+    return launcher

@@ -8,15 +8,17 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kata_shimd import daemon
+from kata_shimd import assembly, daemon
 from kata_shimd.errors import VmFailed
 from kata_shimd.host.process import Process, spawn
-from kata_shimd.ledger import Ledger
+from kata_shimd.ledger import BOOT, Ledger
 from kata_shimd.pod.values import VmExit
-from kata_shimd.vm import machine
+from kata_shimd.vm import machine, share, sockets, user
 
 
 class Standin:
@@ -65,8 +67,18 @@ class Standin:
 async def boot(
     _spec: Any, pod_dir: Path, ledger: Ledger, _journal: Any, gate: Any, group: Any, _budgets: Any
 ) -> Standin:
-    process = spawn(ledger, gate, ["/usr/bin/sleep", "86400"], what="qemu", stderr=pod_dir / "qemu.stderr")
-    (pod_dir / "shared").mkdir(exist_ok=True)
+    """Everything a machine's boot puts on the host and on record, but for what runs in its processes."""
+    directory = share.make(ledger, pod_dir)
+    sleep = ["/usr/bin/sleep", "86400"]
+    needs = (directory.record,)
+    err = pod_dir / "virtiofsd.stderr"
+    files = spawn(ledger, replace(gate, netns=None), sleep, what="virtiofsd", stderr=err, scope=BOOT, needs=needs)
+    for name in (sockets.MONITOR, sockets.CONSOLE):
+        sockets.listen(pod_dir / name).close()
+    _, claimed = user.claim(ledger, pod_dir.parent.parent / "uids", pod_dir.name)
+    needs = (claimed, files.record)
+    process = spawn(ledger, gate, sleep, what="qemu", stderr=pod_dir / "qemu.stderr", scope=BOOT, needs=needs)
+    files.forget()
     return Standin(process, group)
 
 
@@ -75,10 +87,21 @@ async def adopt(ledger: Ledger, _journal: Any, group: Any, _budgets: Any, **_: A
         if record.fields.get("what") == "qemu" and "pid" in record.fields:
             path = ledger.pod_dir / "qemu.stderr"
             process = Process.adopt(record.n, record.fields["pid"], record.fields["start"], "qemu", path)
-            return None if process is None else Standin(process, group)
+            return Standin(process, group) if process is not None and await _answers(process) else None
     return None
 
 
+async def _answers(process: Process) -> bool:
+    """As QEMU would on its monitor: one that is still the gate was never let go, and ends."""
+    while not process.exiting:
+        if Path(f"/proc/{process.pid}/exe").resolve().name == "sleep":
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await process.wait()
+    return False
+
+
 if __name__ == "__main__":
-    machine.boot, machine.adopt = boot, adopt  # type: ignore[assignment]
+    machine.boot, assembly.adopt = boot, adopt  # type: ignore[assignment]
     daemon.main([word for word in sys.argv[1:] if word not in ("-I", "-m", "kata_shimd.daemon")])

@@ -35,7 +35,7 @@ async def start(
     """
     own = key.clone(spec)
     ram = memory.new(template.size)
-    copying = asyncio.create_task(asyncio.to_thread(memory.copy, template.memory, ram))
+    copying = asyncio.get_running_loop().run_in_executor(None, memory.copy, template.memory, ram)
     try:
         vm = await machine.spawn(own, ground, ledger, journal, gate, group, budgets, memory=ram)
         try:

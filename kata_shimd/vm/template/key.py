@@ -1,7 +1,7 @@
 """What a template depends on, and the name that follows from it.
 
-A file counts as what the kernel says of it: place, size and times, of which nobody but root can set the last. That is stricter than its
-content, and costs nothing when a pod starts.
+A file counts as what the kernel says of it: place, size and times, the last of which nobody but root can set. That is stricter
+than its content, and costs nothing when a pod starts.
 """
 
 import hashlib

@@ -81,7 +81,7 @@ class Store:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_owner(self.path, os.stat(self.path, follow_symlinks=False), stat.S_ISDIR)
+            _check_owner(self.path, self.path.lstat(), stat.S_ISDIR)
         except OSError as error:
             raise HostFailed("use template path", str(self.path), error.strerror or "") from error
         if (kind := _filesystem(self.path)) != _TMPFS:
@@ -206,8 +206,8 @@ def _encode(facts: Mapping[str, Any]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(data)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(data)
 
 
 def _write_memory(path: Path, ram: int) -> int:

@@ -34,8 +34,12 @@ impl Table {
         self.processes.get(id).cloned()
     }
 
+    /// Takes a name. That of a process whose end the host was told of is free again: the host gives names, and gives one a second
+    /// time only after it has forgotten the first. One whose end nobody asked for keeps it, so that a request that is made again
+    /// does nothing twice.
     fn reserve(&mut self, id: &str) -> Result<()> {
-        if self.processes.contains_key(id) || !self.starting.insert(id.to_owned()) {
+        let taken = self.processes.get(id).is_some_and(|process| !process.told());
+        if taken || !self.starting.insert(id.to_owned()) {
             return Err(Error::new(Code::ALREADY_EXISTS, format!("process {id}: there is one already")));
         }
         Ok(())
@@ -43,7 +47,9 @@ impl Table {
 
     fn insert(&mut self, id: &str, process: Arc<Process>) {
         self.starting.remove(id);
-        self.processes.insert(id.to_owned(), process);
+        if self.processes.insert(id.to_owned(), process).is_some() {
+            self.order.retain(|one| one != id);
+        }
         self.order.push_back(id.to_owned());
         self.forget(REMEMBERED, |process| process.spent());
         self.forget(UNREAD, |process| process.status().is_some());

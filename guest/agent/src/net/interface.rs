@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 use tokio::time::timeout;
@@ -144,7 +144,11 @@ async fn replace_addresses(netlink: &Handle, index: u32, wanted: &[(IpAddr, u8)]
         }
     }
     for (address, prefix) in wanted.iter().filter(|address| !there.contains(address)) {
-        let add = netlink.address().add(index, *address, *prefix).replace();
+        let mut add = netlink.address().add(index, *address, *prefix).replace();
+        if address.is_ipv6() {
+            // The host had it, and looked for others who have it. To look again would keep it useless for a second.
+            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         add.execute().await.at("add address", format_args!("{address}/{prefix}"))?;
     }
     Ok(())

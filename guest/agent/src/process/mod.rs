@@ -6,6 +6,7 @@ pub mod launch;
 pub mod stdio;
 pub mod terminal;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -32,6 +33,7 @@ pub struct Process {
     /// Standard error; empty with a terminal.
     pub stderr: Output,
     terminal: Option<Terminal>,
+    told: AtomicBool,
 }
 
 impl Process {
@@ -46,6 +48,7 @@ impl Process {
             stdout: Output::new(streams.stdout),
             stderr: Output::new(streams.stderr),
             terminal: streams.terminal,
+            told: AtomicBool::new(false),
         });
         let dead = process.clone();
         tokio::spawn(async move {
@@ -71,6 +74,18 @@ impl Process {
         let mut life = self.life.clone();
         let ended = life.wait_for(Option::is_some).await;
         ended.ok().and_then(|status| *status).unwrap_or(255)
+    }
+
+    /// Waits for its end on behalf of the host, which knows of it then.
+    pub async fn tell(&self) -> Status {
+        let status = self.wait().await;
+        self.told.store(true, Ordering::Relaxed);
+        status
+    }
+
+    /// Whether the host has been told of its end.
+    pub fn told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Whether nobody can learn anything new from it.

@@ -98,7 +98,7 @@ impl AgentService for Agent {
     async fn wait_process(&self, _: &TtrpcContext, request: WaitProcessRequest) -> ttrpc::Result<WaitProcessResponse> {
         let find = || self.sandbox.container(&request.container_id)?.process(&request.exec_id);
         let process: Arc<crate::process::Process> = reply("WaitProcess", find())?;
-        Ok(WaitProcessResponse { status: process.wait().await, ..Default::default() })
+        Ok(WaitProcessResponse { status: process.tell().await, ..Default::default() })
     }
 
     async fn pause_container(&self, _: &TtrpcContext, request: PauseContainerRequest) -> ttrpc::Result<Empty> {
