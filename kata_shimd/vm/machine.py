@@ -201,7 +201,10 @@ class Machine:
         finally:
             await self._let_go()
         end = self._describe(status)
-        self._journal.write("clone-ended" if self._retired else "qemu-ended", cause=end.cause, **end.detail)
+        if self._retired:
+            self._journal.write("clone-ended", cause=end.cause, **end.detail)
+        else:
+            self._journal.write("qemu-ended", cause=end.cause, **end.detail)
         self._end.set_result(end)
 
     async def _let_go(self) -> None:
