@@ -94,7 +94,7 @@ class Templates:
         return vm
 
     async def make(self, spec: VmSpec, ledger: Ledger | None = None) -> int:
-        """Make the template of pods with ``spec``, in the place of one that is there.
+        """Make the template of pods with ``spec``, in the place of one that is there; its lock is the caller's.
 
         :param ledger: the pod's, which then answers for what is made too
         :returns: bytes of guest RAM that a clone will copy
@@ -104,7 +104,7 @@ class Templates:
         gate = Gate(launcher=site.launcher, die_with_us=True)
         name = key.name(key.inputs(spec))
         self._store.begin()
-        self._store.sweep()
+        self._store.sweep(held=name)
         async with _stage(site, name, ledger) as (stage, journal):
             return await maker.make(spec, self._store, stage, journal, gate, self._group, site.budgets, self._prepare)
 

@@ -52,7 +52,7 @@ def inputs(spec: VmSpec) -> dict[str, object]:
     files = {"qemu": spec.qemu, "kernel": spec.kernel, "initrd": spec.initrd, "image": spec.image}
     return {
         "format": FORMAT,
-        "boot": BOOT_ID.read_text().strip(),
+        "boot": _boot(),
         "files": {name: _file(path) for name, path in files.items() if path is not None},
         "argv": argv(original(spec), _WIRES),
     }
@@ -61,6 +61,14 @@ def inputs(spec: VmSpec) -> dict[str, object]:
 def name(depends: dict[str, object]) -> str:
     """The name of a template with these inputs."""
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:LENGTH]
+
+
+def _boot() -> str:
+    """The host's, whose processor the guest has seen."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError as error:
+        raise HostFailed("look for template", str(BOOT_ID), error.strerror or "") from error
 
 
 def _file(path: Path) -> list[object]:

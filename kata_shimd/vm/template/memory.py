@@ -1,6 +1,7 @@
 """Files of guest RAM: sparse, in memory, copied extent by extent. What is a hole, or nothing but zeros, is not copied."""
 
 import errno
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator
@@ -16,13 +17,15 @@ _EMPTY: Final = bytes(_CHUNK)
 
 
 def new(size: int) -> int:
-    """A file of guest RAM that has no name and ends with its last user; the caller owns the descriptor.
+    """A file of guest RAM that has no name and ends with its last user. Its size is for ever, so that QEMU cannot make whoever else
+    maps it fall off its end. The caller owns the descriptor.
 
     :raises HostFailed: no descriptor, or it may not be so large
     """
-    fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
+    fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
     except OSError as error:
         os.close(fd)
         raise HostFailed("make guest memory", f"{size} bytes", error.strerror or "") from error

@@ -112,7 +112,10 @@ class Store:
     def making(self, key: str) -> Iterator[bool]:
         """Whether we are who makes ``key``: false when somebody else does."""
         path = self.path / (key + _LOCK)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise HostFailed("lock template", str(path), error.strerror or "") from error
         try:
             yield _locks(fd, path)
         finally:
@@ -156,12 +159,12 @@ class Store:
             shutil.rmtree(gone, ignore_errors=True)
         return True
 
-    def sweep(self) -> None:
-        """Remove what makers that died have left; to be called by who holds the lock of each."""
+    def sweep(self, held: str = "") -> None:
+        """Remove what makers that died have left. ``held`` is a key whose lock the caller has."""
         for path in (*self.path.glob(f"*{_NEW}*"), *self.path.glob(f"*{_OLD}*")):
             key = path.name.partition(".")[0]
             with self.making(key) as ours:
-                if ours:
+                if ours or key == held:
                     shutil.rmtree(path, ignore_errors=True)
 
     def list(self) -> list[Listed]:

@@ -71,6 +71,12 @@ def test_no_room_is_said(files, tmp_path):
     os.close(fd)
 
 
+def test_its_size_is_for_ever(files):
+    for size in (0, PAGE, 2 * PAGES * PAGE):
+        with pytest.raises(PermissionError):
+            os.ftruncate(files[0], size)
+
+
 def test_memory_that_cannot_be_is_said():
     with pytest.raises(HostFailed, match="make guest memory"):
         memory.new(-1)

@@ -169,7 +169,9 @@ def test_sweeping_takes_away_what_nobody_is_at(templates):
     with templates.making("busy") as ours:
         assert ours
         templates.sweep()
-    assert sorted(path.name for path in templates.path.glob("*.new-*")) == ["busy.new-1234"]
+        assert [path.name for path in templates.path.glob("*.new-*")] == ["busy.new-1234"]
+        templates.sweep("busy")
+        assert list(templates.path.glob("*.new-*")) == []
 
 
 def test_a_failure_is_remembered_for_a_while(templates, monkeypatch):
