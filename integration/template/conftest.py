@@ -21,11 +21,19 @@ FILES = (HEADER, MEMORY, STATE)
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """Templates below ``path``, used by pods with ``config``."""
+    """Templates below ``path``, as it is seen from here, used by pods with ``config``."""
 
     ctr: Ctr
     path: Path
     config: Path
+
+    @classmethod
+    def at(cls, ctr: Ctr, path: Path, directory: Path) -> "Templates":
+        """At ``path`` of the private host; ``directory`` is for the configuration."""
+        config = directory / f"{path.name}.toml"
+        factory = f'[factory]\nenable_template = true\ntemplate_path = "{path}"\n'
+        config.write_text(f'[shimd]\nguest_dir = "{GUEST}"\n{factory}[hypervisor.qemu]\ndefault_memory = 512\n')
+        return cls(ctr, ctr.containerd.host.inside / path.relative_to("/"), config)
 
     def run(self, name: str, *argv: str, **how: Any) -> Done:
         return self.ctr.run(name, *argv, config=self.config, **how)
@@ -55,19 +63,11 @@ class Templates:
         return self.path / key
 
 
-def configured(directory: Path, path: Path, more: str = "") -> Path:
-    config = directory / f"{path.name}.toml"
-    factory = f'[factory]\nenable_template = true\ntemplate_path = "{path}"\n'
-    small = "[hypervisor.qemu]\ndefault_memory = 512\n"
-    config.write_text(f'[shimd]\nguest_dir = "{GUEST}"\n{factory}{small}{more}')
-    return config
-
-
 @pytest.fixture
 def templates(ctr: Ctr, tmp_path: Path) -> Iterator[Templates]:
     """None yet. What is left at the end are templates that are whole, and nothing that somebody was at."""
-    path = Path("/dev/shm", f"kt-{secrets.token_hex(4)}")
-    made = Templates(ctr, path, configured(tmp_path, path))
+    made = Templates.at(ctr, Path("/dev/shm", f"kt-{secrets.token_hex(4)}"), tmp_path)
+    path = made.path
     yield made
     left = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
     contents = {key: sorted(file.name for file in (path / key).iterdir()) for key in left if "." not in key}

@@ -17,7 +17,7 @@ from integration.harness.host import Host
 from integration.harness.pods import all_pods
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
-from integration.template.conftest import Templates, configured
+from integration.template.conftest import Templates
 from kata_shimd.vm.template.memory import extents
 from kata_shimd.vm.template.store import HEADER, MEMORY, STATE
 
@@ -81,9 +81,10 @@ def small(templates: Templates, host: Host, tmp_path: Path) -> Iterator[Template
     path = host.root / f"small-{secrets.token_hex(2)}"
     path.mkdir(mode=0o700)
     assert host.run(["mount", "-t", "tmpfs", "-o", "size=20m,mode=0700", "small", path]).returncode == 0
-    yield Templates(templates.ctr, path, configured(tmp_path, path))
-    left = [Path(word).name for word in host.run(["ls", path]).stdout.decode().split()]
-    host.run(["umount", path])
+    made = Templates.at(templates.ctr, path, tmp_path)
+    yield made
+    left = [entry.name for entry in made.path.iterdir()]
+    assert host.run(["umount", path]).returncode == 0
     path.rmdir()
     assert [word for word in left if not word.endswith((".lock", ".failed"))] == []
 
@@ -98,7 +99,7 @@ def test_a_tmpfs_that_is_full(small: Templates, name: str) -> None:
 
 
 def test_a_place_that_is_no_memory(templates: Templates, tmp_path: Path, name: str) -> None:
-    disk = Templates(templates.ctr, tmp_path / "disk", configured(tmp_path, tmp_path / "disk"))
+    disk = Templates.at(templates.ctr, tmp_path / "disk", tmp_path)
     disk.run(name, "true").ok()
     assert disk.told(name) == ["template-failed"]
 
