@@ -242,4 +242,15 @@ mod tests {
             assert_eq!(run(&mut opened(), &chunks).0, stream);
         }
     }
+
+    #[test]
+    fn what_was_forgotten_is_fixed_anew_by_the_next() {
+        let mut scanner = opened();
+        let other = [0xa5; 32];
+        assert!(run(&mut scanner, &[&hello(&other, &SECOND)]).1.is_empty());
+        scanner.forget();
+        assert_eq!(run(&mut scanner, &[&hello(&other, &SECOND)]).1, [SECOND]);
+        assert!(run(&mut scanner, &[&hello(&SECRET, &FIRST)]).1.is_empty());
+        assert_eq!(run(&mut scanner, &[&hello(&other, &FIRST)]).1, [FIRST]);
+    }
 }
