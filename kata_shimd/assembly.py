@@ -41,8 +41,6 @@ from kata_shimd.task.boundary import Boundary, boundary
 from kata_shimd.task.publisher import EventPublisher
 from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
-from kata_shimd.templates import Site as TemplateSite
-from kata_shimd.templates import Templates
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
 from kata_shimd.vm.adopt import adopt
@@ -51,6 +49,7 @@ from kata_shimd.vm.spec import VmSpec
 from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
 
 if TYPE_CHECKING:
+    from kata_shimd import templates
     from kata_shimd.daemon import Arguments
 
 
@@ -232,10 +231,12 @@ def agent_deadlines(timeouts: Timeouts) -> Deadlines:
     )
 
 
-def template_site(path: Path, run_dir: Path, launcher: Path, timeouts: Timeouts) -> TemplateSite:
+def template_site(path: Path, run_dir: Path, launcher: Path, timeouts: Timeouts) -> "templates.Site":
     """Where templates lie and are made."""
+    from kata_shimd import templates
+
     budgets, deadlines = vm_budgets(timeouts), agent_deadlines(timeouts)
-    return TemplateSite(path=path, run_dir=run_dir, launcher=launcher, budgets=budgets, deadlines=deadlines)
+    return templates.Site(path=path, run_dir=run_dir, launcher=launcher, budgets=budgets, deadlines=deadlines)
 
 
 class Booter:
@@ -333,10 +334,12 @@ class Booter:
         if parts.survival is not None:
             parts.journal.write("template-passed-over", why="a later daemon could not go on with half a clone")
             return None
+        from kata_shimd.templates import Templates  # which nobody else needs
+
         path = parts.loaded.config.factory.template_path
         site = template_site(path, arguments.run_dir, arguments.launcher, self._timeouts)
-        templates = Templates(site, parts.group, parts.journal.write)
-        return await templates.clone(spec, ground, parts.ledger, parts.journal, gate, network)
+        made = Templates(site, parts.group, parts.journal.write)
+        return await made.clone(spec, ground, parts.ledger, parts.journal, gate, network)
 
     async def _take_over(self) -> machine.Machine | None:
         parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10
