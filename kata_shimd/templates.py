@@ -176,7 +176,8 @@ class Templates:
             spec, template, ground, ledger, journal, gate, self._group, replace(budgets, dial=budgets.clone), plug
         )
         try:
-            await self._make_another(vm)
+            with ground.phases("identity"):
+                await self._make_another(vm)
         except BaseException:
             await vm.retire(ledger)
             raise

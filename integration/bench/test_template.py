@@ -19,7 +19,7 @@ def test_a_cloned_pod_beside_a_booted_one() -> None:
         booted, copied = (template.measure(LAUNCHER, config) for config in (cold, cloned))
     assert all(0 < pod.started < pod.ready < pod.first_byte for pod in (booted, copied))
     assert list(booted.phases) == ["network", "check", "share", "spawn", "qmp", "dial"]
-    wanted = ["network", "check", "share", "template", "spawn", "qmp", "memory", "load", "dial"]
+    wanted = ["network", "check", "share", "template", "spawn", "qmp", "memory", "load", "dial", "identity"]
     assert list(copied.phases) == wanted
 
 
