@@ -46,10 +46,13 @@ from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
+from kata_shimd.vm.adopt import adopt
 from kata_shimd.vm.phases import Phases
+from kata_shimd.vm.spec import VmSpec
 from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
 
 if TYPE_CHECKING:
+    from kata_shimd import templates
     from kata_shimd.daemon import Arguments
 
 
@@ -236,6 +239,14 @@ def agent_deadlines(timeouts: Timeouts) -> Deadlines:
     )
 
 
+def template_site(path: Path, run_dir: Path, launcher: Path, timeouts: Timeouts) -> "templates.Site":
+    """Where templates lie and are made."""
+    from kata_shimd import templates
+
+    budgets, deadlines = vm_budgets(timeouts), agent_deadlines(timeouts)
+    return templates.Site(path=path, run_dir=run_dir, launcher=launcher, budgets=budgets, deadlines=deadlines)
+
+
 class Booter:
     """The domain's `Vmm`: boots the machine, or takes over one that an earlier daemon booted, and reaches its agent."""
 
@@ -317,29 +328,49 @@ class Booter:
 
     async def _make(self, network: PodNetwork | None, groups: tuple[Path, ...]) -> machine.Machine:
         """The VM, in the pod's control groups and network namespace, and with the devices that are known by now."""
-        parts = self._parts
+        parts, budgets = self._parts, vm_budgets(self._timeouts)
         gate = Gate(launcher=self._arguments.launcher, cgroups=groups, die_with_us=parts.survival is None)
         spec = vm_spec(self._arguments.sandbox_id, parts.loaded.config, self._choice)
         if network is not None:
-            spec, gate = replace(spec, nics=network.nics), replace(gate, netns=network.namespace)
+            gate = replace(gate, netns=network.namespace)
         try:
-            return await machine.boot(
-                spec,
+            ground = vm = None
+            if parts.loaded.config.factory.enable_template:
+                ground = await machine.prepare(spec, self._arguments.pod_dir, parts.ledger, parts.journal, budgets)
+                vm = await self._clone(spec, ground, gate, network)
+            return vm or await machine.boot(
+                replace(spec, nics=network.nics) if network else spec,
                 self._arguments.pod_dir,
                 parts.ledger,
                 parts.journal,
                 gate,
                 parts.group,
-                vm_budgets(self._timeouts),
+                budgets,
+                ground=ground,
             )
         finally:
             if network is not None:
                 network.hand_over()
 
+    async def _clone(
+        self, spec: VmSpec, ground: machine.Ground, gate: Gate, network: PodNetwork | None
+    ) -> machine.Machine | None:
+        """The VM from a template, where that works."""
+        parts, arguments = self._parts, self._arguments
+        if parts.survival is not None:
+            parts.journal.write("template-passed-over", why="a later daemon could not go on with half a clone")
+            return None
+        from kata_shimd.templates import Templates  # which nobody else needs
+
+        path = parts.loaded.config.factory.template_path
+        site = template_site(path, arguments.run_dir, arguments.launcher, self._timeouts)
+        made = Templates(site, parts.group, parts.journal.write)
+        return await made.clone(spec, ground, parts.ledger, parts.journal, gate, network)
+
     async def _take_over(self) -> machine.Machine | None:
         parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10
         budgets = vm_budgets(self._timeouts)
-        return await machine.adopt(parts.ledger, parts.journal, parts.group, budgets, console_log_bytes=size)
+        return await adopt(parts.ledger, parts.journal, parts.group, budgets, console_log_bytes=size)
 
     async def _reach(self, vm: machine.Machine, sandbox: Sandbox | None, network: PodNetwork | None) -> None:
         """A guest that is reached and then fails is told of with what it said last, like one that never was."""

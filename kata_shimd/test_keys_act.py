@@ -86,6 +86,7 @@ SHARES = {
     "drain": "drain", "output_stall": "no_progress", "execs_end": "execs_end", "create_wait": "create_wait",
     "create_sandbox": "create_sandbox", "virtiofsd": "virtiofsd", "stop_kill": "killed", "last_words": "last_words",
     "reader_stall": "reader_stall", "abandoned_wait": "abandoned_wait", "teardown_step": "logger_end", "publish_event": "event",
+    "clone": "clone",
 }  # fmt: skip
 #: Key → (what looks, a configuration with the key, what is then seen and is not by default).
 ACTS = {
@@ -142,6 +143,8 @@ ELSEWHERE = {
     "runtime.disable_guest_seccomp": "pod/test_spec.py::test_seccomp_only_where_it_is_wanted",
     "shimd.keeper": "../integration/keeper/test_control.py::test_a_container_is_listed_and_awaited_through_five_deaths",
     "shimd.attach": "../integration/test_attach.py::test_a_configuration_that_allows_none",
+    "factory.enable_template": "../integration/template/test_identity.py::test_ready_is_sooner_than_a_boot_of_the_same",
+    "factory.template_path": "../integration/template/test_faults.py::test_a_tmpfs_that_is_full",
     "shimd.strict": "config/test_load.py::test_load_warns_of_an_unknown_key_with_the_nearest_and_refuses_it_when_strict",
     "shimd.accelerator": "vm/test_accel.py::test_an_explicit_setting_wins_unasked",
     "shimd.event_loop": "test_event_loop.py::test_uvloop_is_taken_where_it_is_there",

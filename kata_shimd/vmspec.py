@@ -97,6 +97,7 @@ def vm_budgets(timeouts: Timeouts) -> Budgets:
         killed=timeouts.stop_kill,
         last_words=timeouts.last_words,
         virtiofsd=timeouts.virtiofsd,
+        clone=timeouts.clone,
     )
 
 

@@ -17,7 +17,15 @@ from kata_shimd.api.services import task_v2, task_v3
 from kata_shimd.config.load import defaults
 
 #: Imported where they are first used, which in a daemon is always, or soon. What is not installed is not needed.
-LATE: Final = ("uvloop", "qemu.qmp", "tomllib", "encodings.idna", "encodings.ascii", "encodings.latin_1")
+LATE: Final = (
+    "uvloop",
+    "qemu.qmp",
+    "kata_shimd.templates",
+    "tomllib",
+    "encodings.idna",
+    "encodings.ascii",
+    "encodings.latin_1",
+)
 #: Messages that no service of ours names.
 MESSAGES: Final = (
     bootstrap.BootstrapParams,

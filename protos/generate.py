@@ -66,6 +66,7 @@ SERVICES = {
     "containerd.services.events.ttrpc.v1.Events": "events",
     "containerd.services.streaming.v1.Streaming": "streaming",
     "kata_shimd.v1.Pod": "pod",
+    "kata_shimd.v1.Guest": "guest",
 }
 
 

@@ -7,11 +7,19 @@ use std::path::{Path, PathBuf};
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
 /// The files the agent needs, relative to the repository's `protos/`.
-const FILES: [&str; 6] =
-    ["kata/agent.proto", "kata/csi.proto", "kata/health.proto", "kata/oci.proto", "kata/types.proto", "wkt.proto"];
+const FILES: [&str; 7] = [
+    "guest.proto",
+    "kata/agent.proto",
+    "kata/csi.proto",
+    "kata/health.proto",
+    "kata/oci.proto",
+    "kata/types.proto",
+    "wkt.proto",
+];
 
 /// What comes out of them.
-const MODULES: [&str; 8] = ["agent", "agent_ttrpc", "csi", "health", "health_ttrpc", "oci", "types", "wkt"];
+const MODULES: [&str; 10] =
+    ["agent", "agent_ttrpc", "csi", "guest", "guest_ttrpc", "health", "health_ttrpc", "oci", "types", "wkt"];
 
 fn main() -> std::io::Result<()> {
     let root = Path::new("../../protos");

@@ -87,7 +87,7 @@ def ratios(pods: Sequence[Timeline], guests: Sequence[float], trivial: Sequence[
     ]
 
 
-def circumstances(guest: Path) -> str:
+def circumstances(guest: Path, bench: str = "coldstart") -> str:
     """What has to stand beside numbers: when, on what, with what, and how busy that was."""
     qemu = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
     cpu = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -98,7 +98,7 @@ def circumstances(guest: Path) -> str:
         "guests run by": "KVM" if hardware_virtualisation() else "TCG",
         "versions": f"Linux {platform.release()}, {qemu.splitlines()[0]}, Python {platform.python_version()}",
         "guest": guest.resolve().name[:12],
-        "command": shlex.join(["python", "-m", "integration.bench.coldstart", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"integration.bench.{bench}", *sys.argv[1:]]),
     }
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 

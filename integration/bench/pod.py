@@ -47,8 +47,9 @@ class Timeline:
 class BenchPod:
     """Makes its pod in ``with`` and leaves nothing of it."""
 
-    def __init__(self, launcher: Path, root: Path) -> None:
-        self._launcher, self._root = launcher, root
+    def __init__(self, launcher: Path, root: Path, config: Path | None = None) -> None:
+        """``config`` is a configuration in place of the one that pods find."""
+        self._launcher, self._root, self._config = launcher, root, config
         self._bundle = root / "bundle"
         self._pod = Pod(root / "run", pod_hash(ADDRESS, NAMESPACE, SANDBOX))
 
@@ -105,6 +106,8 @@ class BenchPod:
     def _verb(self, *words: str) -> None:
         flags = ["-namespace", NAMESPACE, "-address", ADDRESS, "-publish-binary", "x", "-id", SANDBOX]
         env = {**os.environ, "KATA_SHIMD_RUN_DIR": str(self._root / "run")}
+        if self._config is not None:
+            env["KATA_CONF_FILE"] = str(self._config)
         argv = [str(self._launcher), *flags, *words]
         subprocess.run(argv, cwd=self._bundle, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=True)
 

@@ -20,12 +20,16 @@ def pod_hash(address: str, namespace: str, sandbox_id: str) -> str:
 
 
 def guest_config(directory: Path) -> Path | None:
-    """A configuration with the guest of KATA_SHIMD_GUEST; None where that is not set, so for the installed guest."""
-    guest = os.environ.get("KATA_SHIMD_GUEST")
-    if not guest:
+    """A configuration with the guest of KATA_SHIMD_GUEST, and with templates at KATA_SHIMD_TEMPLATES; None where neither is set, so
+    for the installed guest, booted.
+    """
+    guest, templates = (os.environ.get(f"KATA_SHIMD_{name}") for name in ("GUEST", "TEMPLATES"))
+    if not (guest or templates):
         return None
     config = directory / "guest.toml"
-    config.write_text(f'[shimd]\nguest_dir = "{guest}"\n')
+    lines = [f'[shimd]\nguest_dir = "{guest}"'] if guest else []
+    lines += [f'[factory]\nenable_template = true\ntemplate_path = "{templates}"'] if templates else []
+    config.write_text("\n".join(lines) + "\n")
     return config
 
 

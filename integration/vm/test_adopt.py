@@ -9,7 +9,7 @@ from pathlib import Path
 from integration.vm.site import BUDGETS
 from integration.vm.test_life import DEADLINES, gone, pids
 from kata_shimd.agent.client import AgentClient
-from kata_shimd.vm import machine
+from kata_shimd.vm.adopt import adopt
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ def first_daemon(site):
 
 
 async def adopted(site, group):
-    return await machine.adopt(site.ledger, site.journal, group, BUDGETS)
+    return await adopt(site.ledger, site.journal, group, BUDGETS)
 
 
 def test_a_later_daemon_takes_over(site, run):

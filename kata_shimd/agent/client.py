@@ -6,6 +6,7 @@ they end with the process, or with the channel.
 
 import asyncio
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -15,10 +16,11 @@ from betterproto2 import Message
 from kata_shimd import wire
 from kata_shimd.agent import network, oci
 from kata_shimd.api import agent as pb
+from kata_shimd.api import pod as own
 from kata_shimd.api import wkt
 from kata_shimd.api.descriptors import MethodDescriptor
 from kata_shimd.api.services import agent as rpcs
-from kata_shimd.api.services import health
+from kata_shimd.api.services import guest, health
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
 from kata_shimd.pod.network import Interface, Neighbour, Route
 from kata_shimd.pod.values import Chunk, GuestStorage, Sandbox, Taken
@@ -96,6 +98,16 @@ class AgentClient:
         """What the agent can do beyond Kata's protocol."""
         found = (await self.details()).agent_details
         return frozenset(found.extra_features if found is not None else ())
+
+    async def prepare(self) -> None:
+        """Make the guest ready to be copied; no agent but ours can."""
+        await self._do(guest.PREPARE, own.PrepareRequest())
+
+    async def become_another(self, seed: bytes) -> None:
+        """Give a guest that was copied randomness of its own, and the time."""
+        await self._do(rpcs.RESEED_RANDOM_DEV, pb.ReseedRandomDevRequest(data=seed))
+        seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+        await self._do(rpcs.SET_GUEST_DATE_TIME, pb.SetGuestDateTimeRequest(sec=seconds, usec=rest // 1000))
 
     async def create_sandbox(self, sandbox: Sandbox) -> None:
         request = pb.CreateSandboxRequest(

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from functools import partial
 
 import pytest
@@ -194,3 +195,19 @@ async def _failure(call):
     except Unavailable as error:
         return error
     raise AssertionError("it did not fail")
+
+
+async def test_a_copy_is_given_randomness_and_then_the_time():
+    guest = Guest(ReseedRandomDev=wkt.Empty(), SetGuestDateTime=wkt.Empty())
+    before = time.time_ns() // 1000
+    await talk(guest, lambda agent: agent.become_another(b"seed" * 128))
+    seed, clock = guest.requests
+    assert seed.data == b"seed" * 128
+    assert before <= clock.sec * 1_000_000 + clock.usec <= time.time_ns() // 1000
+    assert 0 <= clock.usec < 1_000_000
+
+
+async def test_an_agent_that_cannot_be_copied_says_so():
+    with pytest.raises(AgentRefused) as caught:
+        await talk(Guest(), lambda agent: agent.prepare())
+    assert caught.value.code in (Code.UNIMPLEMENTED, Code.NOT_FOUND)

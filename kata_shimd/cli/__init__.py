@@ -42,6 +42,7 @@ VERBS: Final = (
     Verb("attach", "Python inside a live pod's daemon", "kata_shimd.cli.attach"),
     Verb("qmp", "ask a live pod's QEMU by its second monitor", "kata_shimd.cli.qmp"),
     Verb("guest", "build and list guests (kernel and images)", "kata_shimd.image.cli"),
+    Verb("template", "make, list and remove what pods are cloned from", "kata_shimd.cli.template"),
     Verb("config", "show and check the configuration", "kata_shimd.cli.config"),
     Verb("upgrade", "move running pods' daemons to this installation", "kata_shimd.cli.upgrade"),
     Verb("systemd", "make pods units of systemd's on this node, or no longer", "kata_shimd.cli.systemd"),

@@ -90,6 +90,7 @@ TIMEOUT_KEYS: Final[tuple[Key, ...]] = (
     _deadline("agent_rpc", 60, "any other RPC to the agent that has no deadline of its own"),
     _deadline("kill", 5, "SIGKILL in the guest, before the VM is killed instead"),
     _deadline("qmp", 10, "QEMU's start up to its monitor, and one QMP command"),
+    _deadline("clone", 3, "the guest of a clone answering, before the pod is booted instead"),
     _deadline("virtiofsd", 10, "virtiofsd saying which one it is, before it is started"),
     _deadline("hotplug", 30, "a hot-plugged device becoming usable in the guest"),
     _deadline("stop", 20, "stopping a VM, all in all: the steps below may not add up to more", inside=True),

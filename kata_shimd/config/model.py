@@ -105,6 +105,7 @@ class Timeouts:
     agent_rpc: float
     kill: float
     qmp: float
+    clone: float
     virtiofsd: float
     hotplug: float
     stop: float

@@ -134,6 +134,21 @@ class PodNetwork:
         for made in self._made.values():
             made.close()
 
+    async def plug_in(self, plug: NicPlug) -> None:
+        """Plug the devices into a VM that was born without them.
+
+        :raises VmFailed, DeadlineExceeded: one of them would not go in; `unplugged` when that VM is given up
+        """
+        for index, made in self._made.items():
+            self._paths[index] = await plug.plug_nic(made.nic)
+            self._remember(index, self._paths[index])
+
+    def unplugged(self) -> None:
+        """That VM is no more; another is born with the devices."""
+        self._paths.clear()
+        for index in self._made:
+            self._remember(index, "")
+
     def close(self) -> None:
         self._changes.close()
         self._space.close()

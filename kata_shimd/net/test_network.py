@@ -171,6 +171,32 @@ async def test_a_late_interface_is_plugged_in_and_told_with_its_path():
     assert stage.ledger.values == {"nic/2": "", "nic/3": "10.0/00"}
 
 
+async def test_a_vm_that_is_born_without_devices_is_given_them_and_the_guest_their_paths():
+    stage = Stage(ETH0, ETH1, routes=(DEFAULT,))
+    await stage.network._begin()
+    await stage.network.plug_in(stage.guest)
+    await stage.network.tell(stage.guest)
+    stage.network.hand_over()
+    assert stage.guest.asked[:3] == [("plug", "net2", True), ("plug", "net3", True), ("interface", "eth0", "10.0/00")]
+    assert stage.ledger.values == {"nic/2": "10.0/00", "nic/3": "10.0/00"}
+
+
+async def test_after_that_vm_came_to_nothing_the_next_is_born_with_them():
+    stage = Stage(ETH0, ETH1)
+    await stage.network._begin()
+    stage.guest.fail["plug"] = VmFailed("qmp device_add", "net2", "no")
+    with pytest.raises(VmFailed):
+        await stage.network.plug_in(stage.guest)
+    stage.guest.fail.clear()
+    await stage.network.plug_in(stage.guest)
+    stage.network.unplugged()
+    await stage.network.tell(stage.guest)
+    assert [nic.id for nic in stage.network.nics] == ["net2", "net3"]
+    stage.network.hand_over()
+    assert stage.guest.asked[-2:] == [("interface", "eth0", ""), ("interface", "eth1", "")]
+    assert stage.ledger.values == {"nic/2": "", "nic/3": ""}
+
+
 async def test_what_has_not_changed_is_not_told_again():
     stage = Stage(ETH0, routes=(DEFAULT,), neighbours=(GATEWAY,))
     await stage.begin()

@@ -19,6 +19,9 @@ _MACHINE_WITHOUT: Final = "hpet=off,smbus=off,sata=off,vmport=off,smm=off"
 _CPU: Final = {Accelerator.KVM: "host,pmu=off", Accelerator.TCG: "max,la57=off"}
 _ACCEL: Final = {Accelerator.KVM: "kvm", Accelerator.TCG: "tcg,thread=multi"}
 
+SHARE_CHARDEV: Final = "share"
+_SHARE_DRIVER: Final = "vhost-user-fs-pci"
+
 #: Of the slots on the root bus: 0 is the host bridge, 31 the ISA bridge; devices without an address fill from 1 on.
 _ROOT_PORT_SLOT: Final = 0x10
 _FUNCTIONS: Final = 8
@@ -38,7 +41,7 @@ def argv(spec: VmSpec, wires: Wires) -> list[str]:
 def _options(spec: VmSpec, wires: Wires) -> Iterator[tuple[str, ...]]:
     yield from _identity(spec)
     yield from _board(spec)
-    yield from _memory(spec)
+    yield from _memory(spec, wires)
     yield from _boot_files(spec)
     yield from _monitors(spec, wires)
     yield from _serial(wires)
@@ -62,8 +65,9 @@ def _identity(spec: VmSpec) -> Iterator[tuple[str, ...]]:
     yield ("-no-reboot",)
     if spec.sandbox:
         yield "-sandbox", spec.sandbox
-    if spec.paused:
+    if spec.incoming:
         yield ("-S",)
+        yield "-incoming", "defer"
 
 
 def _board(spec: VmSpec) -> Iterator[tuple[str, ...]]:
@@ -77,16 +81,16 @@ def _board(spec: VmSpec) -> Iterator[tuple[str, ...]]:
         yield "-global", "kvm-pit.lost_tick_policy=discard"
 
 
-def _memory(spec: VmSpec) -> Iterator[tuple[str, ...]]:
+def _memory(spec: VmSpec, wires: Wires) -> Iterator[tuple[str, ...]]:
     """RAM is shared: virtiofsd reads and writes the guest's buffers in place."""
     grows = spec.max_memory_mib > spec.memory_mib and spec.memory_slots > 0
     room = f",slots={spec.memory_slots},maxmem={spec.max_memory_mib}M" if grows else ""
     yield "-m", f"{spec.memory_mib}M{room}"
     size = f"id=ram,size={spec.memory_mib}M,share=on"
-    if spec.memory_file is None:
+    if wires.memory is None:
         yield "-object", f"memory-backend-memfd,{size}"
     else:
-        yield "-object", f"memory-backend-file,{size},mem-path={_value(spec.memory_file)}"
+        yield "-object", f"memory-backend-file,{size},mem-path=/proc/self/fd/{wires.memory}"
 
 
 def _boot_files(spec: VmSpec) -> Iterator[tuple[str, ...]]:
@@ -149,8 +153,22 @@ def _vsock(wires: Wires) -> Iterator[tuple[str, ...]]:
 
 
 def _share(spec: VmSpec, wires: Wires) -> Iterator[tuple[str, ...]]:
-    yield "-chardev", f"socket,id=share,fd={wires.share}"
-    yield "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG},queue-size={spec.share.queue_size}"
+    if wires.share is None:
+        return
+    yield "-chardev", f"socket,id={SHARE_CHARDEV},fd={wires.share}"
+    if not spec.incoming:
+        options = ",".join(f"{name}={value}" for name, value in share_device(spec).items() if name != "driver")
+        yield "-device", f"{_SHARE_DRIVER},{options}"
+
+
+def share_device(spec: VmSpec) -> dict[str, object]:
+    """The shared directory's device, as ``device_add`` takes it but for its bus."""
+    return {
+        "driver": _SHARE_DRIVER,
+        "chardev": SHARE_CHARDEV,
+        "tag": SHARE_TAG,
+        "queue-size": spec.share.queue_size,
+    }
 
 
 def _nic(nic: Nic) -> Iterator[tuple[str, ...]]:

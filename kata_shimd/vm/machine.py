@@ -12,13 +12,14 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from kata_shimd.errors import DeadlineExceeded, HostFailed, ShimError, VmFailed
 from kata_shimd.host.process import UNKNOWN_STATUS, Gate, Process
 from kata_shimd.journal import Journal
-from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.ledger import Ledger
 from kata_shimd.pod.network import Nic
 from kata_shimd.pod.values import VmExit
 from kata_shimd.vm import dial, nic, qemu, share, sockets, virtiofsd, vsock
@@ -57,6 +58,7 @@ class Machine:
         self._console, self._agent, self._phases = console, agent, phases
         self._monitor: Monitor | None = None
         self._words = qemu.LastWords()
+        self._retired = False
         self._born = time.monotonic()
         self._end: asyncio.Future[VmExit] = asyncio.get_running_loop().create_future()
 
@@ -94,6 +96,16 @@ class Machine:
         """:raises VmFailed: QMP does not answer; without a deadline of its own"""
         await self.monitor.status()
 
+    async def retire(self, ledger: Ledger) -> None:
+        """End it and virtiofsd as if they had never been, so that another VM can be started in their place."""
+        self._retired = True
+        for process in filter(None, (self._qemu, self._virtiofsd)):
+            process.kill()
+            await process.wait()
+            ledger.undone(process.record)
+        await self.wait()
+        sockets.clear(self._pod_dir)
+
     # --- the network's port ------------------------------------------------------------------------------------------
 
     async def plug_nic(self, device: Nic) -> str:
@@ -105,6 +117,11 @@ class Machine:
         await nic.unplug(self.monitor, nic_id, timeout=self._budgets.hotplug)
 
     # --- for the daemon ----------------------------------------------------------------------------------------------
+
+    @property
+    def end(self) -> "asyncio.Future[VmExit]":
+        """For `while_lives`; nobody else may set or cancel it."""
+        return self._end
 
     @property
     def ended(self) -> bool:
@@ -188,7 +205,10 @@ class Machine:
         finally:
             await self._let_go()
         end = self._describe(status)
-        self._journal.write("qemu-ended", cause=end.cause, **end.detail)
+        if self._retired:
+            self._journal.write("clone-ended", cause=end.cause, **end.detail)
+        else:
+            self._journal.write("qemu-ended", cause=end.cause, **end.detail)
         self._end.set_result(end)
 
     async def _let_go(self) -> None:
@@ -273,52 +293,104 @@ async def boot(
     gate: Gate,
     group: asyncio.TaskGroup,
     budgets: Budgets = _DEFAULT_BUDGETS,
+    *,
+    ground: "Ground | None" = None,
 ) -> Machine:
     """Start the VM of ``spec`` and connect to its monitor. What it made remains the ledger's to undo, also after a failure.
 
     :param gate: the launcher, and the namespace, cgroups and OOM score of the pod; user and privileges are chosen here
     :param group: where the watchers of the VM live, as long as the VM
+    :param ground: what is there already, because another VM came to nothing
     :raises HostFailed: something on the host is missing or failed
     :raises VmFailed: QEMU did not come up; with what it said
     """
+    ground = ground or await prepare(spec, pod_dir, ledger, journal, budgets)
+    return await start(spec, ground, ledger, journal, gate, group, budgets)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a VM stands on, which outlasts it if it fails: the shared directory and who is to serve it, if there is one."""
+
+    phases: Phases
+    served: tuple[virtiofsd.Server, share.SharedDirectory] | None = None
+
+
+async def prepare(spec: VmSpec, pod_dir: Path, ledger: Ledger, journal: Journal, budgets: Budgets) -> Ground:
+    """:raises HostFailed: something is missing or failed"""
     phases = Phases(journal)
     with phases("check"):
         qemu.check_files(spec)
         server = await virtiofsd.Server.probe(spec.share, timeout=budgets.virtiofsd)
     with phases("share"):
-        directory = share.make(ledger, pod_dir)
-    with phases("spawn"):
-        machine = await _spawn(spec, server, directory, ledger, journal, gate, budgets, phases)
+        return Ground(phases, (server, share.make(ledger, pod_dir)))
+
+
+async def start(
+    spec: VmSpec,
+    ground: Ground,
+    ledger: Ledger,
+    journal: Journal,
+    gate: Gate,
+    group: asyncio.TaskGroup,
+    budgets: Budgets,
+    *,
+    memory: int | None = None,
+) -> Machine:
+    """Start QEMU, and virtiofsd where a directory is shared, and connect to the monitor; see `boot`.
+
+    :param memory: a file of guest RAM, all of whose size is the guest's; None lets QEMU make one
+    """
+    machine = await spawn(spec, ground, ledger, journal, gate, group, budgets, memory=memory)
+    with ground.phases("qmp"):
+        await reach(machine, spec)
+    return machine
+
+
+async def spawn(
+    spec: VmSpec,
+    ground: Ground,
+    ledger: Ledger,
+    journal: Journal,
+    gate: Gate,
+    group: asyncio.TaskGroup,
+    budgets: Budgets,
+    *,
+    memory: int | None = None,
+) -> Machine:
+    """`start` without waiting for the monitor."""
+    with ground.phases("spawn"):
+        machine = await _spawn(spec, ground, ledger, journal, gate, budgets, memory)
     machine.watch(group)
-    with phases("qmp"):
-        await _reach(machine, spec)
     return machine
 
 
 async def _spawn(
     spec: VmSpec,
-    server: virtiofsd.Server,
-    directory: share.SharedDirectory,
+    ground: Ground,
     ledger: Ledger,
     journal: Journal,
     gate: Gate,
     budgets: Budgets,
-    phases: Phases,
+    memory: int | None,
 ) -> Machine:
     """Bind every socket, begin to listen to the console, then let virtiofsd and QEMU go."""
-    pod_dir = ledger.pod_dir
+    pod_dir, files = ledger.pod_dir, None
     async with AsyncExitStack() as undo:
         console = Console(pod_dir / CONSOLE_LOG, limit=spec.console_log_bytes)
         undo.callback(console.close)
         with ExitStack() as ours:
-            files = server.start(ours, directory, ledger, gate, debug=spec.debug)
-            undo.push_async_callback(_kill, files.process)
-            wires = _wires(spec, ours, pod_dir, files.socket.fileno())
+            if ground.served is not None:
+                server, directory = ground.served
+                files = server.start(ours, directory, ledger, gate, debug=spec.debug)
+                undo.push_async_callback(_kill, files.process)
+            wires = _wires(spec, ours, pod_dir, files.socket.fileno() if files else None, memory)
             channel = _channel(wires, ledger)
             console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
-            process = qemu.start(spec, wires, ledger, gate, needs=(files.process.record,))
+            process = qemu.start(spec, wires, ledger, gate, needs=(files.process.record,) if files else ())
         undo.pop_all()
-    return Machine(pod_dir, journal, budgets, (process, files.process), console, channel, phases)
+    processes = (process, files.process if files else None)
+    return Machine(pod_dir, journal, budgets, processes, console, channel, ground.phases)
 
 
 async def _kill(process: Process) -> None:
@@ -326,7 +398,7 @@ async def _kill(process: Process) -> None:
     await process.wait()
 
 
-def _wires(spec: VmSpec, ours: ExitStack, pod_dir: Path, share_fd: int) -> Wires:
+def _wires(spec: VmSpec, ours: ExitStack, pod_dir: Path, share_fd: int | None, memory: int | None) -> Wires:
     """Everything QEMU listens on. ``ours`` closes our copies when QEMU has its own."""
 
     def listen(name: str) -> int:
@@ -340,6 +412,7 @@ def _wires(spec: VmSpec, ours: ExitStack, pod_dir: Path, share_fd: int) -> Wires
         debug_monitor=listen(sockets.DEBUG_MONITOR),
         console=listen(sockets.CONSOLE),
         share=share_fd,
+        memory=memory,
         agent=listen(sockets.AGENT) if claimed is None else None,
         vsock=claimed,
         extra_monitor=listen(sockets.EXTRA_MONITOR) if spec.extra_monitor else None,
@@ -356,7 +429,7 @@ def _channel(wires: Wires, ledger: Ledger) -> Channel:
     return Channel(ledger.pod_dir / sockets.AGENT, secret, wires.vsock.cid if wires.vsock else None)
 
 
-async def _reach(machine: Machine, spec: VmSpec) -> None:
+async def reach(machine: Machine, spec: VmSpec) -> None:
     """Connect QMP, or end QEMU and say why not."""
     try:
         await machine.connect_monitor()
@@ -371,43 +444,3 @@ async def _reach(machine: Machine, spec: VmSpec) -> None:
     except BaseException:
         machine.kill()
         raise
-
-
-async def adopt(
-    ledger: Ledger,
-    journal: Journal,
-    group: asyncio.TaskGroup,
-    budgets: Budgets = _DEFAULT_BUDGETS,
-    *,
-    console_log_bytes: int = 1 << 20,
-) -> Machine | None:
-    """Take over the VM that another daemon booted, from its ledger; None when its QEMU is gone.
-
-    :raises VmFailed, HostFailed: QEMU lives and its monitor cannot be reached
-    """
-    pod_dir, phases = ledger.pod_dir, Phases(journal)
-    process = _adopted(ledger, qemu.WHAT, pod_dir / qemu.STDERR)
-    if process is None:
-        return None
-    console = Console(pod_dir / CONSOLE_LOG, limit=console_log_bytes)
-    files = _adopted(ledger, virtiofsd.WHAT, pod_dir / virtiofsd.STDERR)
-    values = ledger.state.values
-    channel = Channel(pod_dir / sockets.AGENT, bytes.fromhex(values.get(SECRET, "")), values.get(CID))
-    machine = Machine(pod_dir, journal, budgets, (process, files), console, channel, phases)
-    machine.watch(group)
-    with phases("qmp"):
-        try:
-            console.attach(sockets.connect(pod_dir / sockets.CONSOLE))
-            await machine.connect_monitor()
-        except (Ended, ShimError):
-            await machine.settle()
-            if not machine.ended:
-                raise
-    return None if machine.ended else machine
-
-
-def _adopted(ledger: Ledger, what: str, stderr: Path) -> Process | None:
-    for record in ledger.state.live.values():
-        if record.kind == Kind.PROCESS and record.fields.get("what") == what and "pid" in record.fields:
-            return Process.adopt(record.n, record.fields["pid"], record.fields["start"], what, stderr)
-    return None

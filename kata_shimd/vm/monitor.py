@@ -7,8 +7,8 @@ keep QEMU's class and description. A command that was cut off may have been carr
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,6 +112,16 @@ class Monitor:
             await self.execute("device_del", {"id": device_id})
             async with _deadline("device_del", device_id, timeout):
                 await deleted.get()
+
+    @contextmanager
+    def statuses(self, event: str) -> Iterator[Callable[[], Awaitable[str]]]:
+        """What gives the next ``status`` of the events of this name; none that comes from now on is missed."""
+        with self._client.listener(event) as heard:
+
+            async def following() -> str:
+                return str(_mapping((await heard.get()).get("data")).get("status", ""))
+
+            yield following
 
     async def send_fd(self, name: str, fd: int) -> None:
         """Give QEMU a descriptor under ``name``.

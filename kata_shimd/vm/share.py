@@ -15,6 +15,9 @@ from typing import Final
 from kata_shimd.errors import HostFailed
 from kata_shimd.host import mounts
 from kata_shimd.ledger import BOOT, Kind, Ledger
+from kata_shimd.vm.argv import share_device
+from kata_shimd.vm.monitor import Monitor
+from kata_shimd.vm.spec import VmSpec
 
 SHARED: Final = "shared"
 EXPORT: Final = "export"
@@ -44,6 +47,14 @@ def make(ledger: Ledger, pod_dir: Path) -> SharedDirectory:
     view = mounts.bind(ledger, shared, export, recursive=False, readonly=True, scope=BOOT, needs=needs)
     mounts.make_slave(export)
     return SharedDirectory(shared, export, view)
+
+
+async def plug(monitor: Monitor, spec: VmSpec) -> None:
+    """Plug the shared directory into a VM with ``spec.incoming``, which is born without it, at the last root port.
+
+    :raises VmFailed, DeadlineExceeded: QEMU would not, or virtiofsd does not answer
+    """
+    await monitor.execute("device_add", {**share_device(spec), "bus": f"rp{spec.root_ports - 1}"})
 
 
 def _directory(ledger: Ledger, path: Path) -> tuple[Path, int]:

@@ -61,7 +61,7 @@ class VmSpec:
     """One VM. Memory in MiB.
 
     ``image_partition`` 0 means that the image is the file system itself. ``initrd`` is None for an image that boots by
-    systemd, as Kata's. ``memory_file`` puts guest RAM into that file instead of an anonymous one (templates).
+    systemd, as Kata's. ``incoming`` is a clone of a template: it waits for its state, and its shared directory is plugged in.
     """
 
     name: str
@@ -80,7 +80,6 @@ class VmSpec:
     memory_mib: int = 2048
     max_memory_mib: int = 0
     memory_slots: int = 10
-    memory_file: Path | None = None
     machine_options: str = ""
     cpu_features: str = ""
     sandbox: str = SANDBOX
@@ -89,7 +88,7 @@ class VmSpec:
     entropy: Path = Path("/dev/urandom")
     nics: tuple[Nic, ...] = ()
     extra_monitor: ExtraMonitor = ExtraMonitor.NONE
-    paused: bool = False
+    incoming: bool = False
     debug: bool = False
     console_log_bytes: int = 1 << 20
 
@@ -104,12 +103,15 @@ class Vsock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wires:
-    """The descriptors QEMU is born with: listening sockets, but ``share``, which is connected to virtiofsd."""
+    """The descriptors QEMU is born with: listening sockets, but ``share``, which is connected to virtiofsd (none: no shared
+    directory), and ``memory``, a file of guest RAM in place of one that QEMU makes.
+    """
 
     monitor: int
     debug_monitor: int
     console: int
-    share: int
+    share: int | None = None
+    memory: int | None = None
     agent: int | None = None
     vsock: Vsock | None = None
     extra_monitor: int | None = None
@@ -117,7 +119,8 @@ class Wires:
     def fds(self) -> tuple[int, ...]:
         vhost = self.vsock.vhost_fd if self.vsock else None
         every = (
-            self.monitor, self.debug_monitor, self.console, self.share, self.agent, vhost, self.extra_monitor
+            self.monitor, self.debug_monitor, self.console, self.share, self.memory, self.agent, vhost,
+            self.extra_monitor,
         )  # fmt: skip
         return tuple(fd for fd in every if fd is not None)
 
@@ -137,3 +140,5 @@ class Budgets:
     #: virtiofsd ends with QEMU, and QEMU's last events are in a socket's buffer when it does: so long is waited for the other.
     last_words: float = 1.0
     virtiofsd: float = 10.0
+    #: How long the guest of a clone may take to answer before the pod is booted instead.
+    clone: float = 3.0

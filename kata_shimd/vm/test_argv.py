@@ -58,7 +58,8 @@ CASES = {
     "vsock": (replace(KVM, transport=Transport.VSOCK), VSOCK),
     "taps": (replace(TCG, nics=(TAP, QUEUES, USER_NET)), WIRES),
     "debug": (replace(TCG, debug=True, extra_monitor=ExtraMonitor.HMP), replace(WIRES, extra_monitor=16)),
-    "template": (replace(TCG, paused=True, memory_file=Path("/run/vc/template/memory,0")), WIRES),
+    "template": (TCG, replace(WIRES, share=None, memory=17)),
+    "clone": (replace(TCG, incoming=True), replace(WIRES, memory=17)),
     "options": (
         replace(TCG, machine_options="usb=off", cpu_features="-vmx", sandbox="", root_ports=9, max_memory_mib=0),
         WIRES,

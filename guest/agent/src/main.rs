@@ -83,12 +83,13 @@ async fn serve(options: Options) -> Result<()> {
     let crun = Crun::new(reaper.clone(), options.cgroups, options.pipe_size);
     let tools = Tools { reaper, crun, oom: Arc::new(oom::Queue::default()), options: options.clone() };
     let sandbox = Sandbox::new(tools);
-    let (mut server, connections) = serve::start(Agent::new(sandbox.clone())).await?;
+    let renewal = relay::Renewal::default();
+    let (mut server, connections) = serve::start(Agent::new(sandbox.clone(), renewal.clone())).await?;
     let listening = tokio::spawn(serve::listen(options.server.clone(), connections.clone()));
     if options.init {
         report("loopback", net::loopback_up().await);
     }
-    let relaying = options.init.then(|| tokio::spawn(relay::run(connections)));
+    let relaying = options.init.then(|| tokio::spawn(relay::run(connections, renewal)));
     let result = until_the_end(&options, &sandbox, listening).await;
     report("shut down", server.shutdown().await.at("shut down", "ttrpc server"));
     if let Some(relaying) = relaying {

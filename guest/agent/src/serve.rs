@@ -18,7 +18,7 @@ use ttrpc::asynchronous::Server;
 
 use crate::error::{Context, Result};
 use crate::options::Address;
-use crate::protocol::{agent_ttrpc, health_ttrpc};
+use crate::protocol::{agent_ttrpc, guest_ttrpc, health_ttrpc};
 use crate::rpc::Agent;
 
 /// RPCs of the protocol this agent does not have. They are taken out of the table, so that the server answers `UNIMPLEMENTED`; what is generated
@@ -57,6 +57,7 @@ pub async fn start(agent: Arc<Agent>) -> Result<(Server, mpsc::Sender<io::Result
     let mut server = Server::new()
         .add_listener(Listener::new(incoming))
         .register_service(services)
+        .register_service(guest_ttrpc::create_guest(agent.clone()))
         .register_service(health_ttrpc::create_health(agent));
     server.start().await.at("start", "ttrpc server")?;
     Ok((server, sender))

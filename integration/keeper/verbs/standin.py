@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kata_shimd import daemon
+from kata_shimd import assembly, daemon
 from kata_shimd.errors import VmFailed
 from kata_shimd.host.process import Process, spawn
 from kata_shimd.ledger import BOOT, Ledger
@@ -114,7 +114,7 @@ async def _answers(process: Process) -> bool:
 
 def stand_in() -> None:
     """From now on daemons of this process have such a machine; SIGHUP blocks their loop."""
-    machine.boot, machine.adopt = boot, adopt  # type: ignore[assignment]
+    machine.boot, assembly.adopt = boot, adopt  # type: ignore[assignment]
     signal.signal(signal.SIGHUP, lambda _number, _frame: time.sleep(86400))
 
 

@@ -5,4 +5,5 @@ pub mod copy;
 pub mod details;
 pub mod hotplug;
 pub mod metrics;
+pub mod prepare;
 pub mod random;

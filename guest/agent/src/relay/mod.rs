@@ -7,6 +7,8 @@ pub mod port;
 pub mod scanner;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -25,12 +27,27 @@ const INCOMING: usize = 8 * 1024 * 1024;
 /// Connections for the server's listener.
 pub type Connections = mpsc::Sender<io::Result<Connection>>;
 
+/// Tells the relay to take the next handshake's secret for the first; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Renewal(Arc<AtomicBool>);
+
+impl Renewal {
+    /// From the next byte of the host's on.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// Waits for the port, then relays until the server has ended and its last reply is out.
-pub async fn run(connections: Connections) -> crate::error::Result<()> {
+pub async fn run(connections: Connections, renewal: Renewal) -> crate::error::Result<()> {
     use crate::error::Context;
     let port = Port::find().await?;
     log::info!("port {} is open", port::NAME);
-    Relay::new(port, connections).run().await.at("relay", port::NAME)
+    Relay::new(port, connections, renewal).run().await.at("relay", port::NAME)
 }
 
 /// The open session.
@@ -53,6 +70,7 @@ enum Step {
 struct Relay {
     port: Port,
     connections: Connections,
+    renewal: Renewal,
     scanner: Scanner,
     session: Option<Open>,
     /// From the host, for the server.
@@ -62,9 +80,9 @@ struct Relay {
 }
 
 impl Relay {
-    fn new(port: Port, connections: Connections) -> Self {
+    fn new(port: Port, connections: Connections, renewal: Renewal) -> Self {
         let scanner = Scanner::default();
-        Self { port, connections, scanner, session: None, incoming: Vec::new(), outgoing: Vec::new() }
+        Self { port, connections, renewal, scanner, session: None, incoming: Vec::new(), outgoing: Vec::new() }
     }
 
     async fn run(mut self) -> io::Result<()> {
@@ -104,6 +122,9 @@ impl Relay {
         loop {
             match self.port.read(&mut buffer)? {
                 Ok(count) => {
+                    if self.renewal.take() {
+                        self.scanner.forget();
+                    }
                     for event in self.scanner.feed(&buffer[..count]) {
                         self.handle(event).await;
                     }

@@ -1,7 +1,7 @@
 //! Finds the session handshake in the byte stream of a virtio-serial port.
 //!
 //! Owns: the first secret ever seen and the candidate bytes of a handshake that is still incomplete.
-//! Must never happen: a secret that was once fixed is replaced, or a byte of it is passed on to a session. The format
+//! Must never happen: a secret that was once fixed is replaced without `forget`, or a byte of it is passed on to a session. The format
 //! is that of `docs/contracts.md`, "Guest channel".
 //!
 //! The port is not a connection: when the host's daemon dies, the rest of its last frame is simply missing and the
@@ -64,6 +64,11 @@ impl Scanner {
         self.pass_short(&mut data);
         flush(&mut data, &mut events);
         events
+    }
+
+    /// Takes the next secret for the first: the machine is about to be copied, and each copy has a host of its own.
+    pub fn forget(&mut self) {
+        self.secret = None;
     }
 
     /// Gives up the shortest beginning of the candidate that leaves a possible handshake (or nothing).
@@ -236,5 +241,16 @@ mod tests {
             let chunks: Vec<&[u8]> = stream.chunks(size).collect();
             assert_eq!(run(&mut opened(), &chunks).0, stream);
         }
+    }
+
+    #[test]
+    fn what_was_forgotten_is_fixed_anew_by_the_next() {
+        let mut scanner = opened();
+        let other = [0xa5; 32];
+        assert!(run(&mut scanner, &[&hello(&other, &SECOND)]).1.is_empty());
+        scanner.forget();
+        assert_eq!(run(&mut scanner, &[&hello(&other, &SECOND)]).1, [SECOND]);
+        assert!(run(&mut scanner, &[&hello(&SECRET, &FIRST)]).1.is_empty());
+        assert_eq!(run(&mut scanner, &[&hello(&other, &FIRST)]).1, [FIRST]);
     }
 }

@@ -10,6 +10,7 @@ use super::scanner::{HELLO, SECRET_LEN};
 use super::*;
 
 struct Host {
+    renewal: Renewal,
     port: UnixStream,
     connections: mpsc::Receiver<io::Result<Connection>>,
 }
@@ -19,14 +20,19 @@ fn start() -> Host {
     guest.set_nonblocking(true).unwrap();
     host.set_nonblocking(true).unwrap();
     let (sender, connections) = mpsc::channel(1);
-    let relay = Relay::new(Port::new(OwnedFd::from(guest)).unwrap(), sender);
+    let renewal = Renewal::default();
+    let relay = Relay::new(Port::new(OwnedFd::from(guest)).unwrap(), sender, renewal.clone());
     tokio::spawn(relay.run());
-    Host { port: UnixStream::from_std(host).unwrap(), connections }
+    Host { renewal, port: UnixStream::from_std(host).unwrap(), connections }
 }
 
 impl Host {
     async fn hello(&mut self, session: u8) {
-        let bytes = [&HELLO[..], &[9; SECRET_LEN], &[session; 16]].concat();
+        self.hello_with(9, session).await;
+    }
+
+    async fn hello_with(&mut self, secret: u8, session: u8) {
+        let bytes = [&HELLO[..], &[secret; SECRET_LEN], &[session; 16]].concat();
         self.port.write_all(&bytes).await.unwrap();
     }
 
@@ -109,4 +115,21 @@ async fn new_session_ends_the_old_one() {
     let mut bytes = [0; 5];
     new.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"whole");
+}
+
+#[tokio::test]
+async fn the_secret_is_renewed_once_when_asked() {
+    let mut host = start();
+    host.hello(1).await;
+    host.expect_ack(1).await;
+    let first = host.connection().await;
+    host.renewal.ask();
+    host.hello_with(5, 2).await;
+    host.expect_ack(2).await;
+    let second = host.connection().await;
+    // The old secret is nobody's now: what follows is data, up to the answer to the new one.
+    host.hello(3).await;
+    host.hello_with(5, 4).await;
+    host.expect_ack(4).await;
+    drop((first, second));
 }

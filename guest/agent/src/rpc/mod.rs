@@ -3,6 +3,7 @@
 //! Owns: which work survives its request. Must never happen: a connection that breaks leaves a container half made. What changes something
 //! runs in a task of its own, which a lost caller does not stop; what only waits or reads ends with its caller.
 
+mod guest;
 mod health;
 mod service;
 
@@ -10,17 +11,19 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::relay::Renewal;
 use crate::sandbox::Sandbox;
 
-/// Answers both services.
+/// Answers all services.
 pub struct Agent {
     sandbox: Arc<Sandbox>,
+    renewal: Renewal,
 }
 
 impl Agent {
-    /// An agent for this pod.
-    pub fn new(sandbox: Arc<Sandbox>) -> Arc<Self> {
-        Arc::new(Self { sandbox })
+    /// An agent for this pod, reached through the relay that `renewal` speaks to.
+    pub fn new(sandbox: Arc<Sandbox>, renewal: Renewal) -> Arc<Self> {
+        Arc::new(Self { sandbox, renewal })
     }
 }
 

@@ -68,6 +68,11 @@ impl Sandbox {
         self.make(request).await.inspect_err(|_| lock(&self.state).created = false)
     }
 
+    /// Whether the pod's own things were made, or are being made.
+    pub fn is_created(&self) -> bool {
+        lock(&self.state).created
+    }
+
     async fn make(&self, request: CreateSandboxRequest) -> Result<()> {
         if !request.guest_hook_path.is_empty() {
             log::warn!("guest hooks at {} are not run by this agent", request.guest_hook_path);

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::unistd::{chown, Gid};
 
@@ -64,7 +65,7 @@ pub(super) async fn source(driver: Driver, storage: &Storage, limit: Duration) -
     }
 }
 
-/// Mounts. Blocks.
+/// Mounts. Blocks. `NOT_FOUND` is a shared directory that is not there, or not yet.
 pub(super) fn mount(driver: Driver, storage: &Storage, source: &Path) -> Result<()> {
     let target = Path::new(&storage.mount_point);
     if driver == Driver::Local {
@@ -83,8 +84,12 @@ pub(super) fn mount(driver: Driver, storage: &Storage, source: &Path) -> Result<
     }
     let parsed = options::parse(&storage.options);
     let data = Some(parsed.data.as_str()).filter(|data| !data.is_empty());
-    nix::mount::mount(Some(source), target, Some(fstype), parsed.flags, data)
-        .at("mount", mounting(source, target, fstype))?;
+    let mounted = nix::mount::mount(Some(source), target, Some(fstype), parsed.flags, data);
+    if (driver, mounted) == (Driver::VirtioFs, Err(Errno::EINVAL)) {
+        // So the kernel says that it has no device of this tag.
+        return Err(Error::not_found(format!("mount: {}: no device has this tag", mounting(source, target, fstype))));
+    }
+    mounted.at("mount", mounting(source, target, fstype))?;
     share_with_group(target, group(storage, parsed.group), storage)
 }
 

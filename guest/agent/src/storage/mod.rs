@@ -10,14 +10,17 @@ pub mod submounts;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Component, Path};
+use std::future::Future;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::{umount2, MntFlags};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Code, Context, Error, Result};
 use crate::protocol::agent::Storage;
+use crate::uevent::Uevents;
 
 pub use drivers::NAMES;
 
@@ -59,11 +62,30 @@ impl Storages {
             *count += 1;
             return Ok(());
         }
-        let wanted = storage.clone();
-        let mounted = tokio::task::spawn_blocking(move || drivers::mount(driver, &wanted, &source)).await;
-        mounted.at("mount", &storage.mount_point)??;
+        let attempt = || mount(driver, storage.clone(), source.clone());
+        match driver {
+            drivers::Driver::VirtioFs => self.until_there(attempt).await?,
+            _ => attempt().await?,
+        }
         holders.insert(storage.mount_point.clone(), 1);
         Ok(())
+    }
+
+    /// Tries again with each event of a device: a shared directory that was plugged in just now has no driver yet.
+    async fn until_there<W: Future<Output = Result<()>>>(&self, attempt: impl Fn() -> W) -> Result<()> {
+        let events = Uevents::subscribe().at("uevents", "shared directory")?;
+        let trying = async {
+            loop {
+                match attempt().await {
+                    Err(error) if error.code == Code::NOT_FOUND => events.changed().await.at("uevents", error)?,
+                    done => return done,
+                }
+            }
+        };
+        match timeout(self.hotplug, trying).await {
+            Ok(done) => done,
+            Err(_) => attempt().await,
+        }
     }
 
     /// Gives mount points back; the last holder unmounts. What cannot be unmounted is reported and forgotten.
@@ -104,6 +126,12 @@ impl Storages {
         }
         Ok(())
     }
+}
+
+async fn mount(driver: drivers::Driver, storage: Storage, source: PathBuf) -> Result<()> {
+    let mount_point = storage.mount_point.clone();
+    let mounted = tokio::task::spawn_blocking(move || drivers::mount(driver, &storage, &source)).await;
+    mounted.at("mount", mount_point)?
 }
 
 /// Detaches, so that a holder nobody knows of cannot stop it, and removes the empty directory.

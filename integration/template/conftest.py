@@ -1,0 +1,84 @@
+"""A place for templates of each test's own, and what a pod's journal says of how it came to be."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.harness import leaks
+from integration.harness.ctr import Ctr, Done
+from integration.harness.pods import Pod, pod_hash
+from kata_shimd.vm.template.store import HEADER, MEMORY, STATE
+
+GUEST = Path(os.environ.get("KATA_SHIMD_GUEST", "/var/lib/kata-shimd/guest/current"))
+FILES = (HEADER, MEMORY, STATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Templates below ``path``, as it is seen from here, used by pods with ``config``."""
+
+    ctr: Ctr
+    path: Path
+    config: Path
+
+    @classmethod
+    def at(cls, ctr: Ctr, path: Path, directory: Path) -> "Templates":
+        """At ``path`` of the private host; ``directory`` is for the configuration."""
+        config = directory / f"{path.name}.toml"
+        factory = f'[factory]\nenable_template = true\ntemplate_path = "{path}"\n'
+        config.write_text(f'[shimd]\nguest_dir = "{GUEST}"\n{factory}[hypervisor.qemu]\ndefault_memory = 512\n')
+        return cls(ctr, ctr.containerd.host.inside / path.relative_to("/"), config)
+
+    def run(self, name: str, *argv: str, **how: Any) -> Done:
+        return self.ctr.run(name, *argv, config=self.config, **how)
+
+    def told(self, name: str) -> list[str]:
+        """The names of the events of a pod's that are about templates and clones, in order."""
+        return [event for event in self.events(name) if event.startswith(("template-", "clone"))]
+
+    def events(self, name: str) -> list[str]:
+        return [event["event"] for event in self.journal(name)]
+
+    def journal(self, name: str) -> list[dict[str, Any]]:
+        containerd = self.ctr.containerd
+        hashed = pod_hash(str(containerd.address), self.ctr.namespace, name)
+        return Pod(containerd.host.run_dir, hashed).journal()
+
+    def is_cloned(self, name: str) -> bool:
+        return "cloned" in self.events(name)
+
+    def keys(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir() if path.is_dir())
+
+    @property
+    def directory(self) -> Path:
+        """The only template."""
+        (key,) = self.keys()
+        return self.path / key
+
+
+@pytest.fixture
+def templates(ctr: Ctr, tmp_path: Path) -> Iterator[Templates]:
+    """None yet. What is left at the end are templates that are whole, and nothing that somebody was at."""
+    made = Templates.at(ctr, Path("/dev/shm", f"kt-{secrets.token_hex(4)}"), tmp_path)
+    path = made.path
+    yield made
+    left = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    contents = {key: sorted(file.name for file in (path / key).iterdir()) for key in left if "." not in key}
+    shutil.rmtree(path, ignore_errors=True)
+    assert [name for name in left if ".new-" in name or ".old-" in name] == []
+    assert all(files == sorted(FILES) for files in contents.values()), contents
+
+
+@pytest.fixture
+def template(templates: Templates, scene: leaks.Scene, name: str) -> Templates:
+    """One that a pod has made."""
+    templates.run(f"{name}-first", "true").ok()
+    assert templates.is_cloned(f"{name}-first"), templates.journal(f"{name}-first")
+    return templates

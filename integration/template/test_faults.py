@@ -1,0 +1,176 @@
+"""A template that is bad, missing, in the way or cannot be made: the pod runs all the same, and says why it was booted."""
+
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness import process
+from integration.harness.host import Host
+from integration.harness.pods import all_pods
+from integration.harness.scale import SCALE
+from integration.harness.waiting import eventually
+from integration.template.conftest import Templates
+from kata_shimd.vm.template.memory import extents
+from kata_shimd.vm.template.store import HEADER, MEMORY, STATE
+
+pytestmark = pytest.mark.vm
+
+MADE = ["template-making", "template-made", "cloned"]
+SEED = int(os.environ.get("KATA_SHIMD_SEED", "0")) or secrets.randbelow(1 << 32)
+TOOL = Path(sys.executable).parent
+AT_ONCE = 5
+
+
+def flip(directory: Path, file: str) -> None:
+    """Change one byte, anywhere."""
+    chance, path = random.Random(f"{SEED}/{file}"), directory / file
+    data = bytearray(path.read_bytes())
+    at = chance.randrange(len(data))
+    data[at] ^= chance.randrange(1, 256)
+    path.write_bytes(data)
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "a byte of the header": lambda directory: flip(directory, HEADER),
+    "a byte of the state": lambda directory: flip(directory, STATE),
+    "a state cut short": lambda directory: os.truncate(directory / STATE, 1000),
+    "less memory": lambda directory: os.truncate(directory / MEMORY, 4096 * random.Random(SEED).randrange(1000)),
+    "memory with a hole": lambda directory: [os.truncate(directory / MEMORY, size) for size in (1 << 20, 512 << 20)],
+    "no state": lambda directory: (directory / STATE).unlink(),
+    "a link in its place": lambda directory: (shutil.move(directory, f"{directory}.x"), directory.symlink_to("/etc")),
+    "readable by others": lambda directory: (directory / MEMORY).chmod(0o644),
+    "somebody else's": lambda directory: os.chown(directory, 1, 1),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_template_is_seen_and_made_anew(template: Templates, name: str, bad: str) -> None:
+    key, inode = template.directory.name, (template.directory / STATE).stat().st_ino
+    BAD[bad](template.directory)
+    template.run(name, "true").ok()
+    assert template.told(name) == ["template-refused", *MADE], SEED
+    shutil.rmtree(template.path / f"{key}.x", ignore_errors=True)
+    assert template.keys() == [key]
+    assert (template.directory / STATE).stat().st_ino != inode
+
+
+def test_memory_that_is_not_a_guests_ends_in_a_boot(template: Templates, name: str) -> None:
+    """Its content has no digest; a guest that does not answer in time is given up, and so is its template for a while."""
+    fd = os.open(template.directory / MEMORY, os.O_WRONLY)
+    for start, length in list(extents(fd)):
+        os.pwrite(fd, random.Random(SEED).randbytes(length), start)
+    os.close(fd)
+    template.run(f"{name}-a", "true").ok()
+    assert template.told(f"{name}-a") == ["clone-ended", "clone-failed"], template.journal(f"{name}-a")
+    assert template.keys() == []
+    template.run(f"{name}-b", "true").ok()
+    assert template.told(f"{name}-b") == ["template-passed-over"]
+
+
+@pytest.fixture
+def small(templates: Templates, host: Host, tmp_path: Path) -> Iterator[Templates]:
+    """Templates on a tmpfs with less room than one needs."""
+    path = host.root / f"small-{secrets.token_hex(2)}"
+    path.mkdir(mode=0o700)
+    assert host.run(["mount", "-t", "tmpfs", "-o", "size=20m,mode=0700", "small", path]).returncode == 0
+    made = Templates.at(templates.ctr, path, tmp_path)
+    yield made
+    left = [entry.name for entry in made.path.iterdir()]
+    assert host.run(["umount", path]).returncode == 0
+    path.rmdir()
+    assert [word for word in left if not word.endswith((".lock", ".failed"))] == []
+
+
+def test_a_tmpfs_that_is_full(small: Templates, name: str) -> None:
+    small.run(f"{name}-a", "true").ok()
+    assert small.told(f"{name}-a") == ["template-making", "template-failed"]
+    said = next(event for event in small.journal(f"{name}-a") if event["event"] == "template-failed")
+    assert "No space left" in said["error"]
+    small.run(f"{name}-b", "true").ok()
+    assert small.told(f"{name}-b") == ["template-passed-over"]
+
+
+def test_a_place_that_is_no_memory(templates: Templates, tmp_path: Path, name: str) -> None:
+    disk = Templates.at(templates.ctr, tmp_path / "disk", tmp_path)
+    disk.run(name, "true").ok()
+    assert disk.told(name) == ["template-failed"]
+
+
+def test_several_clones_at_once(template: Templates, name: str) -> None:
+    names = [f"{name}-{number}" for number in range(AT_ONCE)]
+    words = [template.ctr.run_words(each, "echo", each, options=["--rm"], config=template.config) for each in names]
+    clients = [template.ctr.spawn(*each) for each in words]
+    try:
+        assert [client.wait(60 * SCALE) for client in clients] == [0] * AT_ONCE
+        assert [client.stdout.read().decode().strip() for client in clients if client.stdout] == names
+    finally:
+        for client in clients:
+            process.finish(client)
+    # On a machine this busy a guest may be too late, and its pod is booted; most are not.
+    assert sum(template.is_cloned(each) for each in names) > AT_ONCE / 2
+
+
+def test_pods_that_find_another_making_it_do_not_wait(templates: Templates, name: str) -> None:
+    names = [f"{name}-{number}" for number in range(3)]
+    words = [templates.ctr.run_words(each, "true", options=["--rm"], config=templates.config) for each in names]
+    clients = [templates.ctr.spawn(*each) for each in words]
+    try:
+        assert [client.wait(90 * SCALE) for client in clients] == [0] * 3
+    finally:
+        for client in clients:
+            process.finish(client)
+    told = [templates.told(each) for each in names]
+    assert sum("template-making" in each for each in told) == 1, told
+    assert all(each in (MADE, ["template-passed-over"], ["cloned"]) for each in told), told
+    assert len(templates.keys()) == 1
+
+
+def test_a_maker_that_is_killed_leaves_nothing_that_the_next_does_not_take_away(
+    templates: Templates, host: Host, name: str
+) -> None:
+    tool = [TOOL / "kata-shimd", "template", "build", "--config", templates.config, "--run-dir", host.run_dir]
+    maker = host.spawn([str(word) for word in tool], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    eventually("its QEMU is on record", lambda: _qemu(host), within=30 * SCALE)
+    qemu = _qemu(host)
+    maker.send_signal(signal.SIGKILL)
+    process.finish(maker)
+    assert qemu is not None
+    eventually("its QEMU gone with it", lambda: not qemu.alive(), within=10 * SCALE)
+    done = host.run([str(word) for word in tool], within=60 * SCALE)
+    assert done.returncode == 0, done.stderr.decode()
+    assert all_pods(host.run_dir) == []
+    templates.run(name, "true").ok()
+    assert templates.told(name) == ["cloned"]
+
+
+def _qemu(host: Host) -> process.Process | None:
+    for pod in all_pods(host.run_dir):
+        try:
+            return pod.process("qemu")
+        except LookupError:
+            continue
+    return None
+
+
+def test_the_command_makes_lists_and_removes(templates: Templates, host: Host) -> None:
+    def tool(*words: str) -> "subprocess.CompletedProcess[bytes]":
+        more = ["--config", templates.config, "--run-dir", host.run_dir]
+        return host.run([str(word) for word in (TOOL / "kata-shimd", "template", *words, *more)], within=60 * SCALE)
+
+    made = tool("build")
+    key = made.stdout.decode().split()[0]
+    assert (made.returncode, templates.keys()) == (0, [key]), made.stderr
+    listed = tool("ls")
+    assert listed.returncode == 0 and key in listed.stdout.decode()
+    flip(templates.directory, STATE)
+    broken = tool("ls")
+    assert broken.returncode == 1 and "its device state is not what was written" in broken.stdout.decode()
+    assert (tool("rm", key).returncode, tool("rm", key).returncode, templates.keys()) == (0, 1, [])
