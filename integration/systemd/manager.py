@@ -82,7 +82,19 @@ class Systemd:
         for name in UNITS:
             (units / name).symlink_to(PROGRAM.parent / "system" / name)
         self._cgroups = _own_cgroups()
-        words = ["unshare", "--pid", "--fork", "--mount", "--net", "--cgroup", "--kill-child", "--propagation=private"]
+        # It must not outlive us, whatever we die of.
+        words = [
+            "setpriv",
+            "--pdeathsig=KILL",
+            "unshare",
+            "--pid",
+            "--fork",
+            "--mount",
+            "--net",
+            "--cgroup",
+            "--kill-child",
+            "--propagation=private",
+        ]
         boot = ["sh", "-c", _BOOT, "boot", str(units), str(PROGRAM)]
         enter = [f"echo $$ > {group}/cgroup.procs" for group in self._cgroups]
         with self.log.open("wb") as log:
