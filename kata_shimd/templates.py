@@ -90,6 +90,7 @@ class Templates:
             return None
         finally:
             os.close(template.memory)
+        vm.provisional = False
         self._note("cloned", key=template.key)
         return vm
 

@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,7 +62,7 @@ class Scene:
     async def _clone(self, *_):
         if "clone" in self.trouble:
             raise self.trouble["clone"]
-        return "a VM"
+        return SimpleNamespace(provisional=True)
 
     @property
     def key(self):
@@ -72,6 +73,7 @@ class Scene:
         self.notes.clear()
         made = Templates(self.site, None, self.notes)
         vm = await made.clone(spec or self.spec, Ground(Phases(self.notes)), None, None, None, None)
+        assert vm is None or not vm.provisional
         return vm is not None, [note for note in self.notes if note != "boot-phase"]
 
 

@@ -6,7 +6,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from integration.harness.pods import all_pods
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.template.conftest import Templates
+from integration.vm.site import PREFIX
 from kata_shimd.vm.template.memory import extents
 from kata_shimd.vm.template.store import HEADER, MEMORY, STATE
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.vm
 
 MADE = ["template-making", "template-made", "cloned"]
 SEED = int(os.environ.get("KATA_SHIMD_SEED", "0")) or secrets.randbelow(1 << 32)
-TOOL = Path(sys.executable).parent
+TOOL = PREFIX / "bin/kata-shimd"
 AT_ONCE = 5
 
 
@@ -136,7 +136,7 @@ def test_pods_that_find_another_making_it_do_not_wait(templates: Templates, name
 def test_a_maker_that_is_killed_leaves_nothing_that_the_next_does_not_take_away(
     templates: Templates, host: Host, name: str
 ) -> None:
-    tool = [TOOL / "kata-shimd", "template", "build", "--config", templates.config, "--run-dir", host.run_dir]
+    tool = [TOOL, "template", "build", "--config", templates.config, "--run-dir", host.run_dir]
     maker = host.spawn([str(word) for word in tool], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     eventually("its QEMU is on record", lambda: _qemu(host), within=30 * SCALE)
     qemu = _qemu(host)
@@ -163,7 +163,7 @@ def _qemu(host: Host) -> process.Process | None:
 def test_the_command_makes_lists_and_removes(templates: Templates, host: Host) -> None:
     def tool(*words: str) -> "subprocess.CompletedProcess[bytes]":
         more = ["--config", templates.config, "--run-dir", host.run_dir]
-        return host.run([str(word) for word in (TOOL / "kata-shimd", "template", *words, *more)], within=60 * SCALE)
+        return host.run([str(word) for word in (TOOL, "template", *words, *more)], within=60 * SCALE)
 
     made = tool("build")
     key = made.stdout.decode().split()[0]

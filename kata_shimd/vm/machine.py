@@ -58,7 +58,8 @@ class Machine:
         self._console, self._agent, self._phases = console, agent, phases
         self._monitor: Monitor | None = None
         self._words = qemu.LastWords()
-        self._retired = False
+        #: Whether another takes its place when it ends, so that its end is not the pod's.
+        self.provisional = False
         self._born = time.monotonic()
         self._end: asyncio.Future[VmExit] = asyncio.get_running_loop().create_future()
 
@@ -98,7 +99,6 @@ class Machine:
 
     async def retire(self, ledger: Ledger) -> None:
         """End it and virtiofsd as if they had never been, so that another VM can be started in their place."""
-        self._retired = True
         for process in filter(None, (self._qemu, self._virtiofsd)):
             process.kill()
             await process.wait()
@@ -205,7 +205,7 @@ class Machine:
         finally:
             await self._let_go()
         end = self._describe(status)
-        if self._retired:
+        if self.provisional:
             self._journal.write("clone-ended", cause=end.cause, **end.detail)
         else:
             self._journal.write("qemu-ended", cause=end.cause, **end.detail)

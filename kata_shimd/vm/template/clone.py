@@ -29,7 +29,8 @@ async def start(
     budgets: Budgets,
     plug: Step,
 ) -> Machine:
-    """A clone that runs, with its shared directory and what ``plug`` gives it; what is its own it has not been told yet.
+    """A clone that runs, with its shared directory and what ``plug`` gives it. What is its own it has not been told yet, so it is
+    provisional.
 
     :raises ShimError: it failed; nothing of it is left but the ground it stood on
     """
@@ -38,6 +39,7 @@ async def start(
     copying = asyncio.get_running_loop().run_in_executor(None, memory.copy, template.memory, ram)
     try:
         vm = await machine.spawn(own, ground, ledger, journal, gate, group, budgets, memory=ram)
+        vm.provisional = True
         try:
             with ground.phases("qmp"):
                 await machine.reach(vm, own)
