@@ -135,7 +135,9 @@ on_the_host! {
 #[tokio::test]
 async fn network() {
     let host = Host::start();
-    scenarios::network(host.connect().await, HARDWARE).await;
+    let pod = host.connect().await;
+    pod.prepare().await;
+    scenarios::network(pod, HARDWARE).await;
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.CONTAINERD, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.DELETE): _cell(1, _BROKEN, "running", "container-exited", survives=True),
-    (Victim.AWAY, Moment.START): _cell(1, _BROKEN, "no-journal", leaves=_ENDED_IN_START),
+    (Victim.AWAY, Moment.START): _cell(1, _BROKEN, "no-journal", "refused", leaves=_ENDED_IN_START),
     (Victim.AWAY, Moment.CREATE): _cell(1, _BROKEN, "abandoned"),
     (Victim.AWAY, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
     (Victim.AWAY, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),

@@ -405,7 +405,6 @@ pub async fn network(pod: Pod, hardware: &str) {
     let gone = Interface { hwAddr: "02:00:00:00:00:fe".into(), name: "x".into(), ..Default::default() };
     let request = UpdateInterfaceRequest { interface: Some(gone).into(), ..Default::default() };
     assert_eq!(code(pod.agent.update_interface(patience(), &request).await), Code::NOT_FOUND);
-    pod.prepare().await;
     let table = pod.run("six", "cat /proc/net/if_inet6").await.out;
     let line = table.lines().find(|line| line.starts_with("fd000009")).unwrap_or_default();
     let flags = line.split_whitespace().nth(4).map(|flags| u32::from_str_radix(flags, 16).unwrap());
