@@ -65,8 +65,9 @@ def _identity(spec: VmSpec) -> Iterator[tuple[str, ...]]:
     yield ("-no-reboot",)
     if spec.sandbox:
         yield "-sandbox", spec.sandbox
-    if spec.incoming:
+    if spec.paused or spec.incoming:
         yield ("-S",)
+    if spec.incoming:
         yield "-incoming", "defer"
 
 

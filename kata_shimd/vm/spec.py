@@ -88,6 +88,7 @@ class VmSpec:
     entropy: Path = Path("/dev/urandom")
     nics: tuple[Nic, ...] = ()
     extra_monitor: ExtraMonitor = ExtraMonitor.NONE
+    paused: bool = False
     incoming: bool = False
     debug: bool = False
     console_log_bytes: int = 1 << 20

@@ -75,7 +75,7 @@ class Standin:
 
 
 async def boot(
-    _spec: Any, pod_dir: Path, ledger: Ledger, _journal: Any, gate: Any, group: Any, _budgets: Any
+    _spec: Any, pod_dir: Path, ledger: Ledger, _journal: Any, gate: Any, group: Any, _budgets: Any, **_: Any
 ) -> Standin:
     """Everything a machine's boot puts on the host and on record, but for what runs in its processes."""
     directory = share.make(ledger, pod_dir)
