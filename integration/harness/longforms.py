@@ -34,6 +34,10 @@ FORMS: Final[Mapping[str, Form]] = {
         ("integration.keeper", "--keep"),
         "1000 deaths of daemons under all kinds of load; writes docs/keeper.md; an hour",
     ),
+    "cri": Form(
+        ("pytest", "--long", "integration/cri/test_failed_creates.py", "integration/cri/test_restart.py"),
+        "creations that fail at every record, and containerd restarted at every step, on both versions; half an hour",
+    ),
     "soak": Form(
         ("integration.soak", "--containers", "200", "--pods", "50", "--keep"),
         "200 containers in one pod, 50 pods in sequence; writes docs/soak.md; ten minutes",
