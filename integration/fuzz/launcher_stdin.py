@@ -3,10 +3,11 @@
     python -m integration.fuzz.launcher_stdin [--count 1000000] [--seed 1]
 
 The bundle's config.json is no JSON, so every `start` has to fail after it has read stdin and before it makes anything. Permitted:
-nothing. Required: exit code 1 (a panic's is 101), a line on stderr, nothing on stdout, nothing in the run directory. Needs the
-launcher (``KATA_SHIMD_LAUNCHER``).
+nothing. Required: exit code 1 (a panic's is 101), a line on stderr, nothing on stdout, and in the run directory nothing but the
+journal's line of this refusal. Needs the launcher (``KATA_SHIMD_LAUNCHER``).
 """
 
+import json
 import os
 import random
 import subprocess
@@ -37,7 +38,11 @@ def opened() -> Iterator[Callable[[Any], None]]:
             )
             assert (done.returncode, done.stdout) == (1, b""), done
             assert done.stderr.count(b"\n") == 1, done.stderr
-            assert not run_dir.exists(), "it made something"
+            made = [path for path in run_dir.rglob("*") if not path.is_dir()]
+            assert [path.parent.name for path in made] == ["journal"], f"it made {made}"
+            (line,) = made[0].read_text().splitlines()
+            assert json.loads(line)["event"] == "refused", line
+            made[0].unlink()
 
         yield check
 

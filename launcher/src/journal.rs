@@ -1,6 +1,6 @@
 //! The one thing the launcher writes into a pod's journal: that a `start` failed, and why. There may never be a daemon to tell of it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +13,8 @@ use crate::pod::Pod;
 
 /// Daemons keep the number of journals low. Where every `start` fails before there is one, this does.
 const MANY: usize = 1024;
+/// A journal that is longer is not made longer: where one `start` is tried again and again, no daemon ever shortens it.
+const SIZE_MAX: u64 = 1 << 20;
 /// As long as any value in a journal.
 const VALUE_MAX: usize = 2048;
 
@@ -25,7 +27,8 @@ pub fn refused(pod: &Pod, args: &Args, sandbox: &str, failure: &Failure) {
     }
     let line = line(args, sandbox, failure);
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    let _ = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    let short = |file: &File| file.metadata().is_ok_and(|found| found.len() < SIZE_MAX);
+    let _ = file.map(|mut file| if short(&file) { file.write_all(format!("{line}\n").as_bytes()) } else { Ok(()) });
 }
 
 fn line(args: &Args, sandbox: &str, failure: &Failure) -> Value {
