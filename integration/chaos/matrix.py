@@ -56,7 +56,7 @@ _TWICE: Final = (
 _NO_START: Final = Senseless("`start` has ended long ago; no launcher runs")
 
 CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
-    (Victim.DAEMON, Moment.START): _cell(1, "daemon|shim", "daemon-died", "no-journal"),
+    (Victim.DAEMON, Moment.START): _cell(1, "daemon|shim", "daemon-died", "no-journal", "refused"),
     (Victim.DAEMON, Moment.CREATE): _cell(1, _BROKEN, "daemon-died"),
     (Victim.DAEMON, Moment.RUNNING): _cell(1, _BROKEN, "daemon-died"),
     (Victim.DAEMON, Moment.EXEC): _cell(1, _BROKEN, "daemon-died"),
@@ -78,7 +78,7 @@ CELLS: Final[Mapping[tuple[Victim, Moment], Cell]] = {
     (Victim.AGENT, Moment.RUNNING): _cell(255, "", "agent-lost"),
     (Victim.AGENT, Moment.EXEC): _cell(1, "VM|agent", "agent-lost"),
     (Victim.AGENT, Moment.DELETE): _cell(0, _ITS_END, "agent-lost"),
-    (Victim.CONTAINERD, Moment.START): _cell(1, _BROKEN, "no-journal", "expired", "abandoned"),
+    (Victim.CONTAINERD, Moment.START): _cell(1, _BROKEN, "no-journal", "expired", "abandoned", "refused"),
     (Victim.CONTAINERD, Moment.CREATE): _cell(1, _BROKEN, "abandoned"),
     (Victim.CONTAINERD, Moment.RUNNING): _cell(1, _BROKEN, "running", survives=True),
     (Victim.CONTAINERD, Moment.EXEC): _cell(1, _BROKEN, "running", survives=True),
