@@ -1,5 +1,6 @@
 """Judges two records: where containers part as `intended` says, whether both do there what is said, and what else differs."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,7 @@ from integration.differential.compare import (
 )
 from integration.differential.intended import ANSWERS, LIVES
 from integration.differential.lawful import unlawful
-from integration.differential.record import NOT_FOUND, OK, Outcome, Record
+from integration.differential.record import LOST, NOT_FOUND, OK, Outcome, Record
 from integration.differential.rules import Life, Turn
 from integration.differential.steps import Call, Rpc, Sequence
 
@@ -51,13 +52,24 @@ def judge(sequence: Sequence, runc: Record, ours: Record) -> Judgement:
     parted = {one.target: one.step for one in reversed(partings)}
     used = {(one.life.name, _situation(one.facts)) for one in partings}
     left = [difference for one in partings for difference in _as_said(sequence, one, runc, ours)]
+    died = _died(runc)
     for difference in compare(sequence, runc, ours, parted):
+        if difference.step >= died:
+            continue
         rule = next((rule for rule in ANSWERS if rule.covers(difference)), None)
         if rule is None:
             left.append(difference)
         else:
             used.add((rule.name, f"{_situation(difference.facts)}: {difference.runc} → {difference.ours}"))
     return Judgement([*left, *unlawful(sequence, ours)], used)
+
+
+def _died(runc: Record) -> int:
+    """The step at which runc's shim was lost; it panics now and then, and then there is nothing to compare with. Ours is still judged
+    by itself (`unlawful`), and what it must make of a request that kills runc's for certain is a `Life`'s to say.
+    """
+    lost = (number for number, step in enumerate(runc.steps) if any(one.code == LOST for one in step.outcomes))
+    return next(lost, sys.maxsize)
 
 
 def same(sequence: Sequence, runc: Record, other: Record) -> Judgement:

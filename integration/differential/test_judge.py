@@ -88,6 +88,18 @@ def test_a_life_that_is_lived_as_said_leaves_nothing() -> None:
     assert {name for name, _ in judged.used} == {"term-kills-init"}
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_where_runcs_shim_has_died_ours_is_judged_by_itself_alone(*, wrong: bool) -> None:
+    runc, ours = term_runc(), term_ours()
+    refused(runc, 1, "LOST")
+    runc.events["c0"] = [CREATED]
+    if wrong:
+        ours.events["c0"].insert(3, killed(137))
+    assert bool(judge(TERM, runc, ours).left) is wrong
+    refused(ours, 0, "INTERNAL")
+    assert judge(TERM, runc, ours).left, "what was before is compared"
+
+
 def other_state(record: Record) -> None:
     record.steps[2].states["c0"] = state("RUNNING")
 
