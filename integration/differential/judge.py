@@ -65,8 +65,8 @@ def judge(sequence: Sequence, runc: Record, ours: Record) -> Judgement:
 
 
 def _died(runc: Record) -> int:
-    """The step at which runc's shim was lost; it panics now and then, and then there is nothing to compare with. Ours is still judged
-    by itself (`unlawful`), and what it must make of a request that kills runc's for certain is a `Life`'s to say.
+    """The step at which runc's shim was lost; it panics now and then, and then there is nothing to compare with. Ours is still
+    judged by itself (`unlawful`), and what it must make of a request that kills runc's for certain is a `Life`'s to say.
     """
     lost = (number for number, step in enumerate(runc.steps) if any(one.code == LOST for one in step.outcomes))
     return next(lost, sys.maxsize)
