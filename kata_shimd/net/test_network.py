@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import kata_shimd
 from kata_shimd.errors import AgentRefused, Code, FailedPrecondition, InvalidArgument, Unimplemented, VmFailed
 from kata_shimd.ledger import NAME, Ledger
 from kata_shimd.net.network import PodNetwork, Settings
@@ -19,6 +22,14 @@ ETH0 = Link(index=2, name="eth0", kind="veth", mac="02:00:00:00:00:02", mtu=1500
 ETH1 = replace(ETH0, index=3, name="eth1", mac="02:00:00:00:00:03", addresses=(Address("10.1.0.2", 24),))
 DEFAULT = Route(device="eth0", gateway="10.0.0.1")
 GATEWAY = Neighbour(device="eth0", ip="10.0.0.1", mac="02:00:00:00:00:01", state=128)
+
+
+def test_a_daemon_without_a_network_has_no_library_for_one():
+    """It weighs 8 to 9 MB (docs/network.md), and a pod with nothing but the loopback does not pay for it."""
+    probe = "import sys; sys.path.insert(0, sys.argv[1]); import kata_shimd.daemon, kata_shimd.net.network; print(*sys.modules)"
+    root = str(Path(kata_shimd.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-I", "-c", probe, root], capture_output=True, text=True, check=True)
+    assert [name for name in done.stdout.split() if name.startswith("pyroute2") or name == "kata_shimd.net.rtnl"] == []
 
 
 class Space:

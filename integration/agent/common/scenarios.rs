@@ -409,4 +409,7 @@ pub async fn network(pod: Pod, hardware: &str) {
     let line = table.lines().find(|line| line.starts_with("fd000009")).unwrap_or_default();
     let flags = line.split_whitespace().nth(4).map(|flags| u32::from_str_radix(flags, 16).unwrap());
     assert_eq!(flags.map(|flags| flags & libc::IFA_F_TENTATIVE), Some(0), "usable at once: {table}");
+    let neighbours = pod.run("arp", "cat /proc/net/arp").await.out;
+    let gateway = neighbours.lines().find(|line| line.starts_with("198.51.100.1 ")).unwrap_or_default();
+    assert!(gateway.contains("02:00:00:00:00:99"), "the neighbour is known: {neighbours}");
 }
