@@ -10,6 +10,8 @@ WRONG_STATE: Final = ("FAILED_PRECONDITION",)
 INVALID: Final = ("INVALID_ARGUMENT",)
 EVERY: Final = tuple(str(rpc) for rpc in Rpc)
 #: The exit statuses of processes that signals end.
+#: To a container's init, unless it handles one: the kernel keeps what would end it from process 1 of a namespace.
+_HARMLESS: Final = ("no", "1", "10", "15", "18", "28")
 _BY_SIGNAL: Final = {str(number): 128 + number for number in (1, 9, 10, 15)}
 
 ANSWERS: Final[tuple[Answer, ...]] = (
@@ -274,12 +276,22 @@ LIVES: Final[tuple[Life, ...]] = (
     Life(
         name="signal-to-all-in-pause",
         rpcs=("Kill",),
-        when={"process": ("init",), "container": ("paused",), "everyone": ("yes",), "signal": ("no", "15", "18", "28")},
+        when={"process": ("init",), "container": ("paused",), "everyone": ("yes",), "signal": _HARMLESS},
         runc=Turn("on a host with cgroups v1 the container goes on, though State tells that it is paused", "OK"),
         ours=Turn("it stays paused", "OK"),
         scope=Scope.CONTAINER,
         situation="a signal to all of a paused container",
         reason="runc freezes and thaws the group to signal all of it; who was paused is so no more, and cannot be resumed.",
+    ),
+    Life(
+        name="no-such-signal-to-all-in-pause",
+        rpcs=("Kill",),
+        when={"process": ("init",), "container": ("paused",), "everyone": ("yes",), "signal": ("65", "4294967295")},
+        runc=Turn("on a host with cgroups v1 the container goes on, though State tells that it is paused", "OK"),
+        ours=Turn("`INVALID_ARGUMENT`, and it stays paused", "INVALID_ARGUMENT"),
+        scope=Scope.CONTAINER,
+        situation="a signal that there is not, to all of a paused container",
+        reason="As with one that there is: runc freezes and thaws the group, and then has nothing to send.",
     ),
     Life(
         name="handled-in-pause",
