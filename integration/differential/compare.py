@@ -182,7 +182,7 @@ def _text(value: Any) -> str:
 
 def _events(runc: Record, ours: Record, parted: Parted) -> Iterator[Difference]:
     for container in runc.events:
-        one, two = (_in_order(_comparable(record, container, parted)) for record in (runc, ours))
+        one, two = (in_order(_comparable(record, container, parted)) for record in (runc, ours))
         if one == two:
             continue
         place = next(
@@ -219,23 +219,32 @@ def _plain(exec_id: str) -> bool:
     return exec_id.isalnum() and len(exec_id) < LONG
 
 
-def _in_order(events: list[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """As told, but exits of execs that follow each other in the order of their ids: processes killed at once have none.
+def in_order(events: list[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """As told, but starts and exits of execs that follow each other in the order of their ids: processes that are started or killed
+    at once have none. Each has its own.
 
     What was killed in a pause ends with it, so such an exit comes before or after ``resumed``, even of runc's.
     """
     ordered: list[tuple[str, Mapping[str, Any]]] = []
     run: list[tuple[str, Mapping[str, Any]]] = []
     for event in events:
-        if event[0] == "/tasks/exit" and event[1]["id"] != event[1]["container_id"]:
+        if _exec_of(event):
             run.append(event)
             continue
         if event[0] == "/tasks/resumed":
             ordered.append(event)
             continue
-        ordered += [*sorted(run, key=lambda one: str(one[1]["id"])), event]
+        ordered += [*sorted(run, key=_exec_of), event]
         run = []
-    return ordered + sorted(run, key=lambda one: str(one[1]["id"]))
+    return ordered + sorted(run, key=_exec_of)
+
+
+def _exec_of(event: tuple[str, Mapping[str, Any]]) -> str:
+    """The exec that an event tells the start or exit of."""
+    topic, fields = event
+    if topic == "/tasks/exec-started":
+        return str(fields["exec_id"])
+    return str(fields["id"]) if topic == "/tasks/exit" and fields["id"] != fields["container_id"] else ""
 
 
 def _event(topic: str, fields: Mapping[str, Any]) -> str:

@@ -96,8 +96,9 @@ class Replay:
         number = len(self._record.steps)
         begun = [one for one in possible(self._sequence, self._record, number) if not self._apart(one.call.target)]
         await self._mark(begun)
+        ups = {target: self._ups(target) for target in self._outputs}
         answers = await self._issue(step, number, held)
-        late = [wanted for wanted in self._wanted(step, begun, answers) if not await self._comes(wanted)]
+        late = [wanted for wanted in self._wanted(step, begun, answers) if not await self._comes(wanted, ups)]
         return StepRecord(answers, {} if step.open else await self._states(step), tuple(late))
 
     async def _mark(self, begun: list[Parting]) -> None:
@@ -163,23 +164,30 @@ class Replay:
                 states[call.target] = await self._call(call)
         return states
 
-    async def _comes(self, wanted: str) -> bool:
+    async def _comes(self, wanted: str, ups: Mapping[str, int]) -> bool:
+        """Whether it comes in time; ``ups``: how many of each name were up before the step, for a name may be used again."""
         what, _, target = wanted.partition(" ")
         try:
             async with asyncio.timeout(self._shim.kind.settle):
                 if what == "exit":
                     await self._shim.recorder.until(lambda: self._has_exited(target))
                 else:
-                    await self._until(lambda: any(b"up" in output.data for output in self._outputs.get(target, ())))
+                    await self._until(lambda: self._ups(target) > ups.get(target, 0))
         except TimeoutError:
             return False
         return True
 
+    def _ups(self, target: str) -> int:
+        return sum(b"up" in output.data for output in self._outputs.get(target, ()))
+
     def _has_exited(self, target: str) -> bool:
+        """As often as it was started."""
         container, _, exec_id = target.partition("/")
         wanted = exec_id or self._real(container)
         events = self._shim.recorder.of(self._real(container))
-        return any(event.topic == "/tasks/exit" and event.fields["id"] == wanted for event in events)
+        exits = sum(event.topic == "/tasks/exit" and event.fields["id"] == wanted for event in events)
+        starts = sum(event.topic == "/tasks/exec-started" and event.fields["exec_id"] == exec_id for event in events)
+        return exits >= max(1, starts)
 
     async def _until(self, wanted: Callable[[], bool]) -> None:
         while not wanted():
@@ -267,7 +275,7 @@ class Replay:
             killed = await self._plain(
                 Rpc.KILL, task.KillRequest(id=container_id, signal=SIGKILL, all=True), container_id
             )
-            if killed.code == OK and not await self._comes(f"exit {container}"):
+            if killed.code == OK and not await self._comes(f"exit {container}", {}):
                 return "not killed"
         deleted = await self._plain(Rpc.DELETE, task.DeleteRequest(id=container_id), container_id)
         return "gone" if deleted.code in (OK, "NOT_FOUND", LOST) else f"not deleted: {deleted.code} {deleted.text}"

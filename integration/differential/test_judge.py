@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import pytest
 
+from integration.differential.compare import in_order
 from integration.differential.intended import LIVES, RULES
 from integration.differential.judge import judge, same
 from integration.differential.lawful import OF_EXEC, OF_INIT, PAUSED
@@ -86,6 +87,15 @@ def test_a_life_that_is_lived_as_said_leaves_nothing() -> None:
     judged = judge(TERM, term_runc(), term_ours())
     assert judged.left == []
     assert {name for name, _ in judged.used} == {"term-kills-init"}
+
+
+def test_starts_and_exits_of_execs_at_once_have_no_order_but_each_exec_has_its_own() -> None:
+    e0, e1 = [[event("exec-started", exec_id=one), event("exit", exec_id=one, exit_status=3)] for one in ("e0", "e1")]
+    together, apart = [CREATED, BEGUN, *e0, *e1], [CREATED, BEGUN, e1[0], e0[0], e0[1], e1[1]]
+    assert in_order(together) == in_order(apart)
+    assert in_order(together) != in_order([CREATED, BEGUN, e0[1], e0[0], *e1])
+    added = event("exec-added", exec_id="e1")
+    assert in_order([*e0, added, *e1]) != in_order([*e0[:1], added, e1[0], e0[1], e1[1]])
 
 
 @pytest.mark.parametrize("wrong", [False, True])
