@@ -304,6 +304,16 @@ LIVES: Final[tuple[Life, ...]] = (
         reason="Whether its handler or the next request is quicker when it is resumed, is open with either.",
     ),
     Life(
+        name="input-ends-in-pause",
+        rpcs=("CloseIO",),
+        when={"container": ("paused",), "state": ("paused",), "runs": ("cat",)},
+        runc=Turn("it ends once it is resumed", "OK"),
+        ours=Turn("the same", "OK"),
+        scope=Scope.CONTAINER,
+        situation="the input of what reads to its end, in a paused container",
+        reason="Whether it or the next request is quicker when it is resumed, is open with either.",
+    ),
+    Life(
         name="bad-exec",
         rpcs=("Exec",),
         when={"flaw": ("no-args", "relative-cwd"), "state": ("absent",), "container": ("created", "running")},
