@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -81,6 +81,7 @@ class Systemd:
         units.mkdir()
         for name in UNITS:
             (units / name).symlink_to(PROGRAM.parent / "system" / name)
+        self._before = _others()
         self._cgroups = _own_cgroups()
         # It must not outlive us, whatever we die of.
         words = [
@@ -188,8 +189,10 @@ class Systemd:
         process.finish(self._outer)
         for group in self._cgroups:
             eventually(f"{group} is empty", lambda group=group: _is_empty(group), within=10 * SCALE)
-            for top, _, _ in os.walk(group, topdown=False):
-                Path(top).rmdir()
+            _remove(group)
+        for group in _others() - self._before:
+            with suppress(OSError):  # somebody is in it, so it is not of what has ended here
+                _remove(group)
         shutil.rmtree(self.root)
 
     def __enter__(self) -> Self:
@@ -216,6 +219,20 @@ def _own_cgroups() -> list[Path]:
     top = Path("/sys/fs/cgroup")
     managed = top if (top / "cgroup.controllers").exists() else top / "systemd"
     return [Path(tempfile.mkdtemp(prefix="kata-test-", dir=managed))]
+
+
+def _others() -> set[Path]:
+    """Groups at the top of the hierarchies that systemd does not manage: in those it makes groups of its units as well, by their
+    controllers, and of no namespace of ours.
+    """
+    top = Path("/sys/fs/cgroup")
+    unified = (top / "cgroup.controllers").exists()
+    return set() if unified else {group for group in top.glob("*/*") if group.is_dir()}
+
+
+def _remove(group: Path) -> None:
+    for top, _, _ in os.walk(group, topdown=False):
+        Path(top).rmdir()
 
 
 def _is_empty(group: Path) -> bool:
