@@ -3,21 +3,29 @@
 Whatever a test starts is a descendant of ours (the test process is a subreaper), and is ended after it.
 """
 
+import json
 import os
 import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 from integration.harness import process
+from integration.harness.process import find
 from integration.launcher.shim import Shim
 
 PREFIX = Path(os.environ.get("KATA_SHIMD_PREFIX", "/opt/kata-shimd"))
 LAUNCHER = Path(os.environ.get("KATA_SHIMD_LAUNCHER", PREFIX / "bin/containerd-shim-kata-v2"))
+
+#: Seconds for an undo.
+TIMEOUT: Final = 40
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,3 +95,94 @@ def cgroups() -> Iterator[list[Path]]:
         for left in (group / "child/grandchild", group / "child", group):
             if left.exists():
                 left.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod directory with a ledger, and no daemon."""
+
+    path: Path
+
+    def plan(self, n: int, kind: str, **fields: Any) -> None:
+        self.line({"op": "plan", "n": n, "scope": "pod", "kind": kind, **fields})
+
+    def made(self, n: int, **identity: Any) -> None:
+        self.line({"op": "made", "n": n, **identity})
+
+    def process(self, n: int, pid: int, *, what: str = "qemu", **fields: Any) -> None:
+        found = find(pid)
+        assert found is not None
+        self.plan(n, "process", what=what, **fields)
+        self.made(n, pid=pid, start=found.start)
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        with (self.path / "ledger").open("a") as ledger:
+            ledger.write(json.dumps(line) + "\n")
+
+    def undone(self) -> list[int]:
+        lines = [json.loads(line) for line in (self.path / "ledger").read_text().splitlines()]
+        return [line["n"] for line in lines if line["op"] == "undone"]
+
+    def undo(self, *scope: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+        argv = [LAUNCHER, "undo", self.path, *scope]
+        return subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environ},
+        )
+
+    def undo_all(self) -> None:
+        """Undo, which succeeds without a word and leaves nothing; and once more, which does too."""
+        for _ in range(2):
+            done = self.undo()
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            assert not self.path.exists()
+
+    def left(self, *scope: str) -> list[str]:
+        """What undo says it could not undo."""
+        done = self.undo(*scope)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert self.path.exists()
+        return done.stderr.splitlines()
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Pod:
+    path = tmp_path / "pod"
+    path.mkdir(mode=0o700)
+    ledger = path / "ledger"
+    ledger.touch(mode=0o600)
+    made = Pod(path)
+    made.line({"op": "open", "v": 1})
+    return made
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    """Starts processes, and ends those that undo did not."""
+    with ExitStack() as stack:
+
+        def start(*argv: str) -> "subprocess.Popen[bytes]":
+            child = stack.enter_context(subprocess.Popen(argv or ("sleep", "1000")))
+            stack.callback(child.kill)
+            return child
+
+        yield start
+
+
+@pytest.fixture
+def tmpfs() -> Iterator[Callable[[Path], Path]]:
+    """Mounts a tmpfs, and takes away what undo did not."""
+    with ExitStack() as stack:
+
+        def mount(where: Path) -> Path:
+            where.mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", where], check=True)
+            stack.callback(subprocess.run, ["umount", "-l", where], capture_output=True, check=False)
+            return where
+
+        yield mount

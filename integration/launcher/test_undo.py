@@ -1,113 +1,15 @@
 """`undo`: each kind of object on the host, for real; in order, twice, interrupted, and led astray."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
 
 import pytest
 
-from integration.harness.process import find
-from integration.launcher.conftest import LAUNCHER
-
-TIMEOUT: Final = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A pod directory with a ledger, and no daemon."""
-
-    path: Path
-
-    def plan(self, n: int, kind: str, **fields: Any) -> None:
-        self.line({"op": "plan", "n": n, "scope": "pod", "kind": kind, **fields})
-
-    def made(self, n: int, **identity: Any) -> None:
-        self.line({"op": "made", "n": n, **identity})
-
-    def process(self, n: int, pid: int, *, what: str = "qemu", **fields: Any) -> None:
-        found = find(pid)
-        assert found is not None
-        self.plan(n, "process", what=what, **fields)
-        self.made(n, pid=pid, start=found.start)
-
-    def line(self, line: Mapping[str, Any]) -> None:
-        with (self.path / "ledger").open("a") as ledger:
-            ledger.write(json.dumps(line) + "\n")
-
-    def undone(self) -> list[int]:
-        lines = [json.loads(line) for line in (self.path / "ledger").read_text().splitlines()]
-        return [line["n"] for line in lines if line["op"] == "undone"]
-
-    def undo(self, *scope: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-        argv = [LAUNCHER, "undo", self.path, *scope]
-        return subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **environ},
-        )
-
-    def undo_all(self) -> None:
-        """Undo, which succeeds without a word and leaves nothing; and once more, which does too."""
-        for _ in range(2):
-            done = self.undo()
-            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-            assert not self.path.exists()
-
-    def left(self, *scope: str) -> list[str]:
-        """What undo says it could not undo."""
-        done = self.undo(*scope)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert self.path.exists()
-        return done.stderr.splitlines()
-
-
-@pytest.fixture
-def pod(tmp_path: Path) -> Pod:
-    path = tmp_path / "pod"
-    path.mkdir(mode=0o700)
-    ledger = path / "ledger"
-    ledger.touch(mode=0o600)
-    made = Pod(path)
-    made.line({"op": "open", "v": 1})
-    return made
-
-
-@pytest.fixture
-def sleeper() -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    """Starts processes, and ends those that undo did not."""
-    with ExitStack() as stack:
-
-        def start(*argv: str) -> "subprocess.Popen[bytes]":
-            child = stack.enter_context(subprocess.Popen(argv or ("sleep", "1000")))
-            stack.callback(child.kill)
-            return child
-
-        yield start
-
-
-@pytest.fixture
-def tmpfs() -> Iterator[Callable[[Path], Path]]:
-    """Mounts a tmpfs, and takes away what undo did not."""
-    with ExitStack() as stack:
-
-        def mount(where: Path) -> Path:
-            where.mkdir(exist_ok=True)
-            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", where], check=True)
-            stack.callback(subprocess.run, ["umount", "-l", where], capture_output=True, check=False)
-            return where
-
-        yield mount
+from integration.launcher.conftest import LAUNCHER, TIMEOUT, Pod
 
 
 class TestProcess:
@@ -333,98 +235,6 @@ class TestCgroup:
         pod.plan(1, "cgroup", path=str(tmp_path / "dir"))
         [left] = pod.left()
         assert left.endswith("not a cgroup") and (tmp_path / "dir").exists()
-
-
-class TestNetwork:
-    def link(self, netns: Path, name: str) -> int:
-        """A tap in that namespace; its index."""
-        inside = ["nsenter", f"--net={netns}", "ip"]
-        subprocess.run([*inside, "tuntap", "add", name, "mode", "tap"], check=True)
-        shown = subprocess.run([*inside, "-j", "link", "show", name], check=True, capture_output=True)
-        return int(json.loads(shown.stdout)[0]["ifindex"])
-
-    def names(self, netns: Path) -> set[str]:
-        shown = subprocess.run(["nsenter", f"--net={netns}", "ip", "-j", "link"], check=True, capture_output=True)
-        return {link["ifname"] for link in json.loads(shown.stdout)}
-
-    def test_a_namespace(self, pod: Pod, netns: Path):
-        pod.plan(1, "netns", path=str(netns))
-        pod.undo_all()
-        assert not netns.exists()
-
-    def test_a_link(self, pod: Pod, netns: Path):
-        index = self.link(netns, "tap-a")
-        pod.plan(1, "link", netns=str(netns), name="tap-a")
-        pod.made(1, ifindex=index)
-        pod.undo_all()
-        assert "tap-a" not in self.names(netns)
-
-    def test_a_link_planned_and_not_known_to_be_made(self, pod: Pod, netns: Path):
-        self.link(netns, "tap-a")
-        pod.plan(1, "link", netns=str(netns), name="tap-a")
-        pod.undo_all()
-        assert "tap-a" not in self.names(netns)
-
-    def test_another_link_of_that_name_or_index(self, pod: Pod, netns: Path):
-        first, second = self.link(netns, "tap-a"), self.link(netns, "tap-b")
-        pod.plan(1, "link", netns=str(netns), name="tap-a")
-        pod.made(1, ifindex=second)
-        pod.plan(2, "link", netns=str(netns), name="tap-c")
-        pod.made(2, ifindex=first)
-        pod.plan(3, "link", netns=str(netns), name="tap-d")
-        pod.made(3, ifindex=9999)
-        pod.undo_all()
-        assert {"tap-a", "tap-b"} <= self.names(netns)
-
-    def redirect(self, netns: Path, link: str) -> None:
-        """An ingress queueing discipline with a filter, as a pod's network has it."""
-        for words in (
-            ["qdisc", "add", "dev", link, "ingress"],
-            ["filter", "add", "dev", link, "parent", "ffff:", "protocol", "all", "u32", "match", "u8", "0", "0",
-             "action", "mirred", "egress", "redirect", "dev", "lo"],
-        ):  # fmt: skip
-            subprocess.run(["nsenter", f"--net={netns}", "tc", *words], check=True)
-
-    def ingress(self, netns: Path, link: str) -> bool:
-        words = ["nsenter", f"--net={netns}", "tc", "qdisc", "show", "dev", link]
-        return b"ingress" in subprocess.run(words, check=True, capture_output=True).stdout
-
-    def test_what_redirects_frames_of_a_link_that_is_not_ours(self, pod: Pod, netns: Path):
-        index = self.link(netns, "eth0")
-        self.redirect(netns, "eth0")
-        pod.plan(1, "qdisc", netns=str(netns), name="eth0", ifindex=index)
-        pod.undo_all()
-        assert "eth0" in self.names(netns)
-        assert not self.ingress(netns, "eth0")
-
-    def test_a_redirection_that_was_planned_and_never_made_or_whose_link_is_gone(self, pod: Pod, netns: Path):
-        index = self.link(netns, "eth0")
-        pod.plan(1, "qdisc", netns=str(netns), name="eth0", ifindex=index)
-        pod.plan(2, "qdisc", netns=str(netns), name="eth1", ifindex=9999)
-        pod.undo_all()
-        assert "eth0" in self.names(netns)
-
-    def test_a_redirection_of_another_link_of_that_index(self, pod: Pod, netns: Path):
-        index = self.link(netns, "eth1")
-        self.redirect(netns, "eth1")
-        pod.plan(1, "qdisc", netns=str(netns), name="eth0", ifindex=index)
-        pod.undo_all()
-        assert self.ingress(netns, "eth1")
-
-    def test_in_the_namespace_we_are_in(self, pod: Pod, netns: Path):
-        index = self.link(netns, "tap-a")
-        pod.plan(1, "link", netns=None, name="tap-a")
-        pod.made(1, ifindex=index)
-        subprocess.run(["nsenter", f"--net={netns}", LAUNCHER, "undo", pod.path], check=True, timeout=TIMEOUT)
-        assert "tap-a" not in self.names(netns)
-
-    @pytest.mark.parametrize("there", [True, False])
-    def test_the_namespace_is_gone(self, pod: Pod, tmp_path: Path, there: bool):
-        """A plain file is what is left of a namespace whose mount has gone with its mount namespace."""
-        if there:
-            (tmp_path / "ns").touch()
-        pod.plan(1, "link", netns=str(tmp_path / "ns"), name="tap-a")
-        pod.undo_all()
 
 
 class TestOrder:
