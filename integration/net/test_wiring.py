@@ -4,107 +4,32 @@ The far end of a wire is QEMU's; here the test holds it, and reads and writes fr
 """
 
 import asyncio
-import json
 import os
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from integration.conftest import PREFIX
 from integration.harness import cni
 from integration.harness.host import Host
 from integration.harness.install import REPOSITORY
+from integration.net.scene import LAUNCHER, Guest, Scene
 from kata_shimd.errors import FailedPrecondition, HostFailed, ShimError, Unimplemented, VmFailed
-from kata_shimd.ledger import NAME, Ledger
+from kata_shimd.ledger import Ledger
 from kata_shimd.net.network import PodNetwork, Settings
 from kata_shimd.net.plan import Model
-from kata_shimd.pod.network import GuestNetwork, Interface, Neighbour, Nic, Route
+from kata_shimd.pod.network import Nic
 
-LAUNCHER = PREFIX / "bin/containerd-shim-kata-v2"
 #: virtio_net_hdr of 10 bytes, which stands before each frame.
 HEADER = 10
 BROADCAST = b"\xff" * 6
 #: An EtherType that nobody answers (IEEE 802, local experiments).
 EXPERIMENT = b"\x88\xb5"
-
-
-class Guest:
-    """Takes what the guest would be told, and the devices that would be plugged in."""
-
-    def __init__(self) -> None:
-        self.network = GuestNetwork()
-        self.plugged: list[str] = []
-        self.happened = asyncio.Event()
-
-    async def update_interface(self, interface: Interface) -> None:
-        self.network = replace(self.network, interfaces=(*self.network.interfaces, interface))
-        self.happened.set()
-
-    async def update_routes(self, routes: tuple[Route, ...]) -> None:
-        self.network = replace(self.network, routes=routes)
-
-    async def add_neighbours(self, neighbours: tuple[Neighbour, ...]) -> None:
-        self.network = replace(self.network, neighbours=neighbours)
-
-    async def plug_nic(self, nic: Nic) -> str:
-        self.plugged.append(nic.id)
-        return "10.0/00"
-
-    async def unplug_nic(self, nic_id: str) -> None:
-        self.plugged.remove(nic_id)
-        self.happened.set()
-
-
-class Scene:
-    """One pod namespace, a pod directory with a ledger, and what the journal would say."""
-
-    def __init__(self, host: Host, name: str, directory: Path) -> None:
-        self.host, self.name = host, name
-        self.pod = directory / "pod"
-        self.pod.mkdir(mode=0o700)
-        (self.pod / NAME).touch(mode=0o600)
-        self.notes: list[tuple[str, dict[str, Any]]] = []
-        self.failed = asyncio.Event()
-
-    @property
-    def path(self) -> Path:
-        return self.host.inside / "run/netns" / self.name
-
-    def ip(self, words: str) -> str:
-        return cni.ip(self.host, *words.split(), netns=self.name)
-
-    def links(self) -> list[dict[str, Any]]:
-        return list(json.loads(self.ip("-json -details link show")))
-
-    def state(self) -> tuple[Any, ...]:
-        """What undoing has to restore: links, addresses, queueing disciplines."""
-        kept = ("ifname", "ifindex", "address", "mtu", "promiscuity", "qdisc")
-        links = [tuple(link.get(key) for key in kept) for link in self.links()]
-        # Of a link that is filtered out an empty object is left.
-        found = [link for link in json.loads(self.ip("-json addr show up")) if link]
-        addresses = [(link["ifname"], [item["local"] for item in link["addr_info"]]) for link in found]
-        return links, addresses, cni.inside(self.host, self.name, "tc", "qdisc", "show")
-
-    async def open(self, **how: Any) -> PodNetwork:
-        found = await PodNetwork.open(Settings(path=str(self.path), **how), Ledger(self.pod), LAUNCHER, self._note)
-        assert found is not None
-        return found
-
-    def _note(self, event: str, **fields: Any) -> None:
-        self.notes.append((event, fields))
-        if event == "network-failed":
-            self.failed.set()
-
-    def undo(self) -> None:
-        done = subprocess.run([LAUNCHER, "undo", self.pod], capture_output=True, timeout=30, check=False)
-        assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.fixture
@@ -323,11 +248,14 @@ async def test_a_link_that_a_macvtap_cannot_have_to_itself(scene: Scene) -> None
 async def test_a_tap_that_somebody_holds(scene: Scene) -> None:
     scene.ip("tuntap add tap0 mode tap")
     scene.ip("addr add 10.7.0.2/24 dev tap0")
+    before = scene.state()
     first = await scene.open()
     with pytest.raises(HostFailed, match="open tap: tap0: Device or resource busy; does another process use it"):
         await scene.open()
     first.hand_over()
     first.close()
+    scene.undo()
+    assert scene.state() == before
 
 
 async def following(network: PodNetwork, guest: Guest, work: Callable[[], Awaitable[None]]) -> None:
