@@ -21,7 +21,9 @@ FORMS: Final[Mapping[str, Form]] = {
         ("integration.differential", "--cases", "--sequences", "1000", "--record"),
         "kept and 1000 random sequences of Task RPCs on runc's shim and on ours; writes docs/differences.md; an hour",
     ),
-    "chaos": Form(("integration.chaos", "--all"), "everything dies at every moment; writes docs/failures.md; twenty minutes"),
+    "chaos": Form(
+        ("integration.chaos", "--all"), "everything dies at every moment; writes docs/failures.md; twenty minutes"
+    ),
     "hostile": Form(
         ("integration.hostile.vm",),
         "an agent that turns hostile, in every way that is known; writes docs/hostile.md; twenty minutes",
