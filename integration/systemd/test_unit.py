@@ -8,14 +8,12 @@ import pytest
 
 from integration.conftest import PREFIX
 from integration.harness.waiting import eventually
-from integration.keeper.verbs.client import PATIENCE, SERVICE, Caller, connected
+from integration.keeper.verbs.client import PATIENCE, Caller
 from integration.keeper.verbs.test_ends import finish, state
-from integration.keeper.verbs.test_verbs import ALL, TOPICS, WANTED, life
+from integration.keeper.verbs.test_verbs import ALL, lived
 from integration.systemd.lives import over_a_container, started
 from integration.systemd.manager import Systemd
 from integration.systemd.stage import UnitStage
-from kata_shimd import wire
-from kata_shimd.api import task
 from kata_shimd.cli.systemd import texts
 
 
@@ -87,21 +85,7 @@ def test_an_end_while_no_daemon_is_there(stage: UnitStage) -> None:
 @pytest.mark.parametrize("k", range(1, ALL + 1) if ALL else (1, 3, 8))
 def test_every_verb_is_carried_out_once(stage: UnitStage, k: int) -> None:
     started(stage)
-
-    async def body() -> int:
-        async with connected(stage) as client:
-            await life(stage, Caller(client, stage, k))
-            deaths = stage.deaths()
-            await asyncio.to_thread(
-                eventually, "the last event", lambda: len(stage.events.topics) >= len(TOPICS), within=PATIENCE
-            )
-            stage.die.unlink(missing_ok=True)
-            await client.call(SERVICE, "Shutdown", wire.encode(task.ShutdownRequest(id="pod")), timeout=PATIENCE)
-            return deaths
-
-    deaths = asyncio.run(body())
-    assert (stage.guest.acts, stage.events.topics, stage.guest.sessions) == (WANTED, TOPICS, 1)
-    assert deaths >= (5 if k < 10 else 0), "the kills were not where they were meant to be"
+    lived(stage, k)
     eventually("nothing left", stage.is_gone, within=PATIENCE)
 
 
