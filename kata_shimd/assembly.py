@@ -6,7 +6,7 @@ values each of them takes. Nothing is decided here that a test would want to var
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from kata_shimd.api import bootstrap as pb
 from kata_shimd.api import runtime_options, wkt
 from kata_shimd.config import Loaded, options
 from kata_shimd.config import load as load_config
+from kata_shimd.config.layers import File
 from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.debug.record import RecordingPublisher
 from kata_shimd.durable.channel import again
@@ -88,14 +89,15 @@ class Shim:
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
-def configure(bundle: Path, bootstrap: bytes, env_path: str | None) -> Loaded:
-    """The pod's configuration, from containerd's options, files and the sandbox's annotations.
+def configure(bundle: Path, bootstrap: bytes, env_path: str | None, recorded: Sequence[File] | None = None) -> Loaded:
+    """The pod's configuration, from containerd's options, files (or what is on record of them) and the sandbox's annotations.
 
     :raises InvalidArgument: with everything that is wrong
     """
     source = _options(bootstrap)
     notes = oci.annotations(oci.load(bundle))
-    loaded = load_config(source.config_path, source.config_body, Path(env_path) if env_path else None, notes)
+    env = Path(env_path) if env_path else None
+    loaded = load_config(source.config_path, source.config_body, env, notes, recorded=recorded)
     return replace(loaded, warnings=(*source.warnings, *loaded.warnings))
 
 

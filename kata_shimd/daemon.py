@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kata_shimd import __version__, assembly, fds, log
-from kata_shimd.config import Loaded
+from kata_shimd.config import Loaded, record
 from kata_shimd.config.model import AttachSetting, EventLoop, Keeping
 from kata_shimd.debug import attach
 from kata_shimd.durable import formats, points
-from kata_shimd.errors import FailedPrecondition, NotFound, ShimError
+from kata_shimd.errors import NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
 from kata_shimd.ledger import read as read_ledger
@@ -99,11 +99,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _check(arguments: Arguments, bootstrap: int) -> NoReturn:
     """The last line on stderr says what this code can go on with, or why it cannot (`docs/upgrade.md`)."""
     try:
-        loaded = assembly.configure(arguments.bundle, _read_all(bootstrap), os.environ.get("KATA_CONF_FILE"))
-        _loop_factory(loaded.config.shimd.event_loop)
-        if loaded.config.shimd.keeper is Keeping.OFF:
-            hint = "leave the keeper on while pods run that have one"
-            raise FailedPrecondition(formats.STEP, arguments.sandbox_id, "by now shimd.keeper is off", hint=hint)
+        _loop_factory(_configure(arguments, bootstrap).config.shimd.event_loop)
         read_ledger(arguments.pod_dir)
     except ShimError as error:
         print(error, file=sys.stderr)
@@ -151,12 +147,24 @@ def _is_kept(arguments: Arguments) -> bool:
 def _run(arguments: Arguments, inherited: Mapping[str, int], served: asyncio.Event, notifier: Notifier | None) -> None:
     log.configure(arguments.bundle / "log", debug=arguments.debug, journal=journal_socket() if notifier else None)
     log.pod.set(arguments.sandbox_id)
-    bootstrap = _read_all(inherited["bootstrap"])
-    loaded = assembly.configure(arguments.bundle, bootstrap, os.environ.get("KATA_CONF_FILE"))
+    loaded = _configure(arguments, inherited["bootstrap"])
     if loaded.config.runtime.enable_debug:
         logging.getLogger().setLevel(logging.DEBUG)
     with asyncio.Runner(loop_factory=_loop_factory(loaded.config.shimd.event_loop)) as runner:
         runner.run(_serve(arguments, inherited, loaded, served, notifier))
+
+
+def _configure(arguments: Arguments, bootstrap: int) -> Loaded:
+    """A later daemon goes by what its pod was born with, whatever the node's files have become."""
+    recorded = record.read(arguments.pod_dir)
+    return assembly.configure(arguments.bundle, _read_all(bootstrap), os.environ.get("KATA_CONF_FILE"), recorded)
+
+
+def _keeping(arguments: Arguments, inherited: Mapping[str, int], setting: Keeping, *, in_unit: bool) -> Keeping:
+    """Who keeps this pod. One that was kept without a record of its configuration stays kept."""
+    if setting is Keeping.OFF and "ready" not in inherited and _is_kept(arguments):
+        setting = Keeping.AUTO
+    return keeping(setting, in_unit=in_unit)
 
 
 def _read_all(fd: int) -> bytes:
@@ -185,7 +193,9 @@ async def _serve(
     served: asyncio.Event,
     notifier: Notifier | None,
 ) -> None:
-    kept = keeping(loaded.config.shimd.keeper, in_unit=notifier is not None)
+    kept = _keeping(arguments, inherited, loaded.config.shimd.keeper, in_unit=notifier is not None)
+    if kept is not Keeping.OFF:
+        record.write(arguments.pod_dir, loaded.contents)
     die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
     point = points.passed if kept is not Keeping.OFF else _nothing
     ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at, point=point)
@@ -275,7 +285,6 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
 
     daemon = attach.Daemon(asyncio.get_running_loop(), parts.group, names, parts.journal.write)
     offered = attach.Attach(arguments.pod_dir, daemon)
-    offered.on_signal()
     if setting is AttachSetting.ALWAYS:
         offered.turn_on()
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from kata_shimd.config.annotations import add_annotations
 from kata_shimd.config.build import build
-from kata_shimd.config.layers import SEARCH, Layers, find, read
+from kata_shimd.config.layers import SEARCH, File, Layers, find, read, read_again
 from kata_shimd.config.model import Config
 from kata_shimd.config.origin import Origin, Problem, Severity
 from kata_shimd.errors import InvalidArgument
@@ -31,7 +31,11 @@ class Loaded:
     config: Config
     origin: Mapping[str, Origin]
     warnings: tuple[str, ...]
-    files: tuple[Path, ...]
+    contents: tuple[File, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.contents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,11 @@ class Examined:
     config: Config | None
     origin: Mapping[str, Origin]
     problems: tuple[Problem, ...]
-    files: tuple[Path, ...]
+    contents: tuple[File, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.contents)
 
 
 def load(
@@ -51,17 +59,19 @@ def load(
     annotations: Mapping[str, str],
     *,
     search: Sequence[Path] = SEARCH,
+    recorded: Sequence[File] | None = None,
 ) -> Loaded:
-    """The configuration of a pod. ``annotations`` are the sandbox's; other containers' must not be passed.
+    """The configuration of a pod. ``annotations`` are the sandbox's; other containers' must not be passed. With ``recorded`` these
+    are the files, and none is read.
 
     Raises ``InvalidArgument`` with everything that is wrong, each with its file, line and key or its annotation.
     """
-    found = examine(config_path, config_body, env_path, annotations, search=search)
+    found = examine(config_path, config_body, env_path, annotations, search=search, recorded=recorded)
     strict = found.config is not None and found.config.shimd.strict
     errors, warnings = _judge(found.problems, strict=strict)
     if errors or found.config is None:
         raise _refusal(errors or warnings, found.files)
-    return Loaded(config=found.config, origin=found.origin, warnings=warnings, files=found.files)
+    return Loaded(config=found.config, origin=found.origin, warnings=warnings, contents=found.contents)
 
 
 def examine(
@@ -71,16 +81,20 @@ def examine(
     annotations: Mapping[str, str],
     *,
     search: Sequence[Path] = SEARCH,
+    recorded: Sequence[File] | None = None,
 ) -> Examined:
     """As ``load``, but returns the problems instead of judging them; raises nothing."""
-    layers: Layers = read(find(config_path, env_path, search), config_body)
+    if recorded is None:
+        layers: Layers = read(find(config_path, env_path, search), config_body)
+    else:
+        layers = read_again(recorded, config_body)
     add_annotations(layers, annotations)
     config, origin = build(layers)
     return Examined(
         config=config,
         origin=MappingProxyType(origin),
         problems=tuple(layers.problems),
-        files=tuple(layers.files),
+        contents=tuple(layers.contents),
     )
 
 
