@@ -67,7 +67,8 @@ impl Control {
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let got = match recvmsg(&self.socket, &mut [IoSliceMut::new(&mut text)], &mut fds, flags) {
             Ok(got) => got.bytes,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            // Short of memory, it is heard the next time.
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM | Errno::NOBUFS) => return Ok(None),
             // A daemon that died with our messages unread resets the connection; what it had said was read before.
             Err(Errno::CONNRESET | Errno::PIPE) => 0,
             Err(error) => return Err(error),
@@ -137,6 +138,10 @@ fn understand(text: &str, fd: Option<OwnedFd>) -> Word {
     match (name(), fd) {
         (Some(name), Some(fd)) if says("FDSTORE=1") => Word::Store(name, fd),
         (Some(name), None) if says("FDSTOREREMOVE=1") => Word::Remove(name),
+        (Some(name), None) if says("FDSTORE=1") => {
+            eprintln!("keep: {name}: came without its descriptor, for there was no room for one; it is not held");
+            Word::Nothing
+        }
         (None, None) if says("READY=1") => Word::Ready,
         (None, Some(argv)) if says("NEXT=1") => patience().map_or(Word::Nothing, |patience| Word::Next(argv, patience)),
         (None, None) if says("SETTLED=1") => value("LAUNCHER=").map_or(Word::Nothing, Word::Settled),

@@ -98,7 +98,7 @@ fn later(pod: &Path, kept: Vec<(String, OwnedFd)>) -> Outcome<Done> {
     posix::become_fds(&fds).during(STEP, "hand over fds")?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     rustix::process::chdir("/").during(STEP, "chdir /")?;
-    posix::reset_signals();
+    posix::reset_signals_of_daemon();
     let cause = posix::exec(&launch.argv, Some(&environ));
     Err(Failure::new(STEP, pod.display(), cause))
 }
