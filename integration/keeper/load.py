@@ -17,6 +17,7 @@ from integration.harness.ctr import Ctr, Done
 from integration.harness.pods import Pod
 from integration.harness.scale import SCALE
 from integration.keeper.killing import listing
+from integration.keeper.setups import Setup
 from kata_shimd.errors import HostFailed
 from kata_shimd.ledger import Phase
 
@@ -48,10 +49,13 @@ class Seen:
 
 
 class Load:
-    """``pod_of`` finds a container's pod; ``size`` is of a stream each way, in bytes."""
+    """``pod_of`` finds a container's pod; ``setup`` is what ``ctr`` configures; ``size`` is of a stream each way, in bytes."""
 
-    def __init__(self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], *, size: int, seed: int) -> None:
+    def __init__(
+        self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], setup: Setup, *, size: int, seed: int
+    ) -> None:
         self._ctr, self._name, self._pod_of, self._size = ctr, name, pod_of, size
+        self._setup = setup
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._numbers = iter(range(1, 1_000_000))
@@ -63,6 +67,8 @@ class Load:
         work = (self._list, self._exec, self._stream, self._live)
         threads = [threading.Thread(target=self._repeat, args=(act,), name=act.__name__, daemon=True) for act in work]
         try:
+            if (found := Setup.found(self._pod_of(self._name))) != self._setup:
+                self.seen.wrong.append(f"wanted was that {self._setup}; it is that {found}")
             for thread in threads:
                 thread.start()
             while self.seen.kills < kills:

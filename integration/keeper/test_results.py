@@ -1,10 +1,13 @@
 """Results of a long run: parts add up, and the page says what there is."""
 
+import json
+
 import pytest
 
 from integration.keeper import results
 from integration.keeper.load import Seen
-from integration.keeper.results import Run
+from integration.keeper.results import FIRST, Run
+from integration.keeper.setups import Keeper, Loop, Setup
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -17,10 +20,10 @@ def leaves_nothing() -> None:
     """Nothing is started here."""
 
 
-def part(kills: int, *, wrong: str = "") -> Run:
+def part(kills: int, *, wrong: str = "", setup: Setup = FIRST) -> Run:
     seconds = {"list": [0.021, 0.022, 0.029, 1.4], "life": [5.5]}
     seen = Seen(kills, seconds=seconds, wrong=[wrong] if wrong else [], loads=[2.0, 4.0])
-    return Run.of(seen, stream_kib=64)
+    return Run.of(seen, setup, stream_kib=64)
 
 
 def test_parts_add_up_and_are_read_again() -> None:
@@ -40,9 +43,28 @@ def test_the_page_is_written_between_its_marks(tmp_path, monkeypatch) -> None:
     page = tmp_path / "keeper.md"
     page.write_text(f"before\n\n{results.BEGIN}\nold\n{results.END}\n\nafter\n")
     monkeypatch.setattr(results, "PAGE", page)
-    monkeypatch.setattr(results, "FILE", tmp_path / "results.json")
+    monkeypatch.setattr(results, "FILE", file := tmp_path / "results.json")
+    file.write_text("[]")
     for _ in range(2):
         results.keep(part(7))
         text = page.read_text()
         assert text.startswith("before\n\n<!-- made") and text.endswith(f"{results.END}\n\nafter\n")
         assert "7 of 7 deaths" in text and "No complaint." in text and "old" not in text
+
+
+def test_each_setup_has_a_run_of_its_own(tmp_path, monkeypatch) -> None:
+    """The first file held one run alone, which did not say under what it was made."""
+    page = tmp_path / "keeper.md"
+    page.write_text(f"{results.BEGIN}\n{results.END}\n")
+    monkeypatch.setattr(results, "PAGE", page)
+    monkeypatch.setattr(results, "FILE", file := tmp_path / "results.json")
+    before = json.loads(part(40).text())
+    del before["setup"]
+    file.write_text(json.dumps(before, indent=1))
+    other = Setup(Keeper.SYSTEMD, Loop.ASYNCIO)
+    results.keep(part(7, setup=other))
+    results.keep(part(8, setup=other))
+    assert {setup: run.kills for setup, run in results.kept().items()} == {FIRST: 40, other: 8}
+    said = page.read_text()
+    first, second = said.index("### The launcher is the keeper"), said.index("### Systemd is the keeper, asyncio")
+    assert first < said.index("40 of 40 deaths") < second < said.index("8 of 8 deaths")

@@ -1,5 +1,6 @@
 """One systemd for the session; every test leaves it as it was."""
 
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from integration.conftest import PREFIX
+from integration.harness import image, report
+from integration.harness.ctr import KATA, Ctr
 from integration.harness.scale import SCALE
 from integration.harness.waiting import TooLate, eventually
+from integration.systemd.containerd import ServiceContainerd
 from integration.systemd.manager import Systemd
 from integration.systemd.stage import UnitStage, install
 
@@ -19,6 +23,25 @@ def systemd() -> Iterator[Systemd]:
     with Systemd([PREFIX / "bin"]) as running:
         install(running, PREFIX)
         yield running
+
+
+@pytest.fixture(scope="module")
+def containerd(systemd: Systemd, request: pytest.FixtureRequest) -> Iterator[ServiceContainerd]:
+    """A service in there."""
+    with ServiceContainerd(systemd) as service:
+        request.session.stash[report.EVIDENCE] = report.Evidence(systemd, service)
+        yield service
+        report.forget(request.session.stash)
+
+
+@pytest.fixture(scope="module")
+def ctr(systemd: Systemd, containerd: ServiceContainerd) -> Ctr:
+    """Its client, with the test image imported."""
+    archive = systemd.root / "image.tar"
+    image.write_image(archive)
+    client = Ctr(containerd, f"t{secrets.token_hex(4)}", KATA, image.NAME)
+    client("image", "import", archive).ok()
+    return client
 
 
 @pytest.fixture(scope="module", autouse=True)
