@@ -67,10 +67,10 @@ def _part(run: Run, kills: int) -> Run:
         argv = [sys.executable, "-m", "pytest", "-q", run.setup.test]
         done = subprocess.run(argv, env={**os.environ, **told}, stdout=subprocess.PIPE, text=True, check=False)
         part = Run.read(result.read_text()) if result.exists() else Run(kills, run.stream_kib)
-    if done.returncode != 0:
-        print(done.stdout, flush=True)
+    part.wrong += [f"after the run: {line}" for line in done.stdout.splitlines() if line.startswith("ERROR ")]
     if done.returncode != 0 and not part.wrong:
         part.wrong.append(f"part {run.parts + 1} of the run: {done.stdout[-2000:]}")
+    print("".join(f"{one}\n" for one in part.wrong), end="", flush=True)
     return part
 
 

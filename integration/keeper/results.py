@@ -6,7 +6,7 @@ so a run that is cut short has not been for nothing, and one that goes on adds t
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -140,13 +140,22 @@ def section(run: Run) -> str:
         ),
         "",
         *(
-            [f"{len(run.wrong)} complaints:", "", *(f"- {_plain(one)}" for one in run.wrong)]
+            [f"{len(run.wrong)} complaints:", "", *(f"- {one}" for one in _by_kind(run.wrong))]
             if run.wrong
             else ["No complaint."]
         ),
         "",
     ]
     return "\n".join(said)
+
+
+def _by_kind(sentences: Iterable[str]) -> Iterator[str]:
+    """Of each kind of call how many, and the first; all of them are in `FILE`."""
+    kinds: dict[str, list[str]] = {}
+    for sentence in sentences:
+        kinds.setdefault(sentence.partition(":")[0], []).append(_plain(sentence))
+    for found in kinds.values():
+        yield found[0] + (f" (and {len(found) - 1} more of the kind)" if len(found) > 1 else "")
 
 
 def _plain(sentence: str) -> str:

@@ -39,9 +39,12 @@ class Setup:
         place = "keeper" if self.keeper is Keeper.LAUNCHER else "systemd"
         return f"integration/{place}/test_random.py::test_nobody_notices[{self.loop}]"
 
+    @property
+    def spare(self) -> bool:
+        return self.keeper is Keeper.LAUNCHER
+
     def configuration(self) -> str:
-        spare = str(self.keeper is Keeper.LAUNCHER).lower()
-        return _CONFIG.format(keeper=self.keeper, loop=self.loop, spare=spare)
+        return _CONFIG.format(keeper=self.keeper, loop=self.loop, spare=str(self.spare).lower())
 
     @classmethod
     def found(cls, pod: Pod) -> "Setup":

@@ -30,12 +30,13 @@ def test_parts_add_up_and_are_read_again() -> None:
     run = Run(1000, 64)
     run.join(part(50))
     run.join(Run.read(part(40, wrong="list: 1 |\nUNKNOWN").text()))
+    run.wrong += ["exec: 2", "list: 3"]
     assert (run.kills, run.parts, run.loads) == (90, 2, [2.0, 4.0, 2.0, 4.0])
     assert (run.calls["list"].total, run.calls["list"].within(0.5), run.calls["list"].longest) == (8, 0.03, 1.4)
     assert run.calls["list"].within(0.99) == 1.41
     said = results.section(run)
     assert "90 of 1000 deaths, in 2 parts" in said
-    assert "1 complaints:\n\n- list: 1 / UNKNOWN" in said
+    assert "3 complaints:\n\n- list: 1 / UNKNOWN (and 1 more of the kind)\n- exec: 2\n" in said
     assert Run.read(run.text()) == run
 
 

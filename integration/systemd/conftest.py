@@ -2,6 +2,7 @@
 
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -55,18 +56,19 @@ def leaves_nothing(systemd: Systemd) -> Iterator[None]:
     before = picture(systemd)
     yield
     try:
-        eventually("nothing left", lambda: picture(systemd) == before, within=10 * SCALE)
+        eventually("nothing left", lambda: not picture(systemd) - before, within=10 * SCALE)
     except TooLate:
-        after = picture(systemd)
+        new = sorted((picture(systemd) - before).elements())
         systemd.run(["systemctl", "kill", "--signal=KILL", "kata-pod@*"])
         systemd.run(["systemctl", "stop", "kata-pod@*"])
-        pytest.fail(f"before: {before}\nafter: {after}\n{systemd.journal('--unit', 'kata-pod@*')}", pytrace=False)
+        pytest.fail(f"new: {new}\n{systemd.journal('--unit', 'kata-pod@*')}", pytrace=False)
 
 
-def picture(systemd: Systemd) -> tuple[object, ...]:
-    own = sorted(_name(path) for path in (systemd.inside / "proc").glob("[0-9]*"))
-    mounts = len(Path(f"/proc/{systemd.pid}/mounts").read_text().splitlines())
-    return systemd.units(), systemd.drop_ins(), own, mounts
+def picture(systemd: Systemd) -> Counter[str]:
+    """How many there are of each thing."""
+    own = (f"process {_name(path)}" for path in (systemd.inside / "proc").glob("[0-9]*"))
+    mounts = Path(f"/proc/{systemd.pid}/mounts").read_text().splitlines()
+    return Counter([*systemd.units(), *systemd.drop_ins(), *own, *mounts])
 
 
 def _name(process: Path) -> str:
