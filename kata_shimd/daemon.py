@@ -203,7 +203,8 @@ async def _serve(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
     )
-    journal.begin(
+    begin = journal.begin if "ready" in inherited else journal.go_on
+    begin(
         "daemon",
         pid=os.getpid(),
         namespace=arguments.namespace,

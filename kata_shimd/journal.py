@@ -57,6 +57,24 @@ class Journal:
             if len(self._head) < MAX_HEAD:
                 self._head.append(raw)
 
+    def go_on(self, event: str, /, **fields: Any) -> None:
+        """As `begin`, for a daemon that goes on where another was: what the life began with stays known as well."""
+        beginning = self._beginning()
+        self._head += [beginning] if beginning else []
+        self.begin(event, **fields, later=True)
+
+    def _beginning(self) -> bytes | None:
+        """The line by which this life began, if it is still there. Quotes within values are escaped, so none looks like it."""
+        for file in reversed(files(self.path)):
+            try:
+                lines = file.read_bytes().splitlines(keepends=True)
+            except OSError:
+                continue
+            found = (line for line in reversed(lines) if b'"head":true' in line and b'"later":true' not in line)
+            if (beginning := next(found, None)) is not None:
+                return beginning
+        return None
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

@@ -36,6 +36,14 @@ FORMS: Final[Mapping[str, Form]] = {
         ("integration.keeper", "--keep"),
         "1000 deaths of daemons under all kinds of load; writes docs/keeper.md; an hour",
     ),
+    "keeper-asyncio": Form(
+        ("integration.keeper", "300", "--loop", "asyncio", "--keep"),
+        "300 such deaths on the standard library's event loop; writes docs/keeper.md; twenty minutes",
+    ),
+    "keeper-systemd": Form(
+        ("integration.keeper", "300", "--keeper", "systemd", "--keep"),
+        "300 such deaths of daemons that systemd keeps; writes docs/keeper.md; twenty minutes",
+    ),
     "cri": Form(
         ("pytest", "--long", "integration/cri/test_failed_creates.py", "integration/cri/test_restart.py"),
         "creations that fail at every record, and containerd restarted at every step, on both versions; half an hour",

@@ -17,11 +17,14 @@ from integration.harness.ctr import Ctr, Done
 from integration.harness.pods import Pod
 from integration.harness.scale import SCALE
 from integration.keeper.killing import listing
+from integration.keeper.setups import Setup
 from kata_shimd.errors import HostFailed
 from kata_shimd.ledger import Phase
 
-#: Seconds between two deaths of one daemon, at the least and at the most.
+#: Seconds between two deaths of one daemon, at the least and at the most. Without a spare a daemon starts cold: where the next
+#: death mostly comes before it serves, calls wait for one start after the other, and that is all that is measured.
 PAUSE: Final = (0.05 * SCALE, 0.6 * SCALE)
+PAUSE_COLD: Final = (0.05 * SCALE, 1.5 * SCALE)
 #: A client call may take this long with daemons dying all the time.
 WITHIN: Final = 120.0 * SCALE
 
@@ -41,17 +44,21 @@ class Seen:
         self.calls[what] = self.calls.get(what, 0) + 1
         self.seconds.setdefault(what, []).append(done.seconds)
         if not right:
-            self.wrong.append(f"{what}: {done}"[:600])
+            said = f"{done.out[-200:]} {done.err[-300:]}"
+            self.wrong.append(f"{what}: exit code {done.code} after {done.seconds:.2f} s: {said}")
 
     def longest(self, what: str) -> float:
         return max(self.seconds.get(what, [0.0]))
 
 
 class Load:
-    """``pod_of`` finds a container's pod; ``size`` is of a stream each way, in bytes."""
+    """``pod_of`` finds a container's pod; ``setup`` is what ``ctr`` configures; ``size`` is of a stream each way, in bytes."""
 
-    def __init__(self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], *, size: int, seed: int) -> None:
+    def __init__(
+        self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], setup: Setup, *, size: int, seed: int
+    ) -> None:
         self._ctr, self._name, self._pod_of, self._size = ctr, name, pod_of, size
+        self._setup = setup
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._numbers = iter(range(1, 1_000_000))
@@ -60,13 +67,16 @@ class Load:
     def run(self, kills: int) -> Seen:
         """Until that many daemons were killed, and what was under way has ended."""
         self._ctr.start(self._name, "sh", "-c", "while :; do sleep 86400; done")
+        pause = PAUSE if self._setup.spare else PAUSE_COLD
         work = (self._list, self._exec, self._stream, self._live)
         threads = [threading.Thread(target=self._repeat, args=(act,), name=act.__name__, daemon=True) for act in work]
         try:
+            if (found := Setup.found(self._pod_of(self._name))) != self._setup:
+                self.seen.wrong.append(f"wanted was that {self._setup}; it is that {found}")
             for thread in threads:
                 thread.start()
             while self.seen.kills < kills:
-                time.sleep(self._random.uniform(*PAUSE))  # the moment of a death is what is being varied
+                time.sleep(self._random.uniform(*pause))  # the moment of a death is what is being varied
                 self._kill(self._name)
             self._over.set()
             for thread in threads:

@@ -1,37 +1,31 @@
 """The whole of it: systemd, containerd as its service, a pod that is a unit, and a machine."""
 
-import secrets
-from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from integration.harness import image, pods, process
-from integration.harness.ctr import KATA, PATIENCE, Ctr
+from integration.harness import pods, process
+from integration.harness.ctr import PATIENCE, Ctr
 from integration.harness.waiting import eventually
 from integration.keeper.killing import Hammer, Noticed, listing
-from integration.systemd.containerd import ServiceContainerd
 from integration.systemd.manager import Systemd
 from integration.systemd.stage import REBORN
 
 pytestmark = pytest.mark.vm
 
 
-@pytest.fixture(scope="module")
-def ctr(systemd: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctr]:
-    """A client of a containerd that is a service."""
-    directory = tmp_path_factory.mktemp("image")
-    guest = pods.guest_config(directory)
+@pytest.fixture
+def ctr(systemd: Systemd, ctr: Ctr, tmp_path: Path) -> Ctr:
+    """For pods that systemd keeps, with a monitor that has to answer soon."""
+    guest = pods.guest_config(tmp_path)
     config = systemd.root / "configuration.toml"
     config.write_text(
         "[shimd]\n"
         + (guest.read_text().partition("\n")[2] if guest else "")
         + 'keeper = "auto"\n[shimd.timeouts]\nqmp = 2\n'
     )
-    image.write_image(systemd.root / "image.tar")
-    with ServiceContainerd(systemd) as containerd:
-        client = Ctr(containerd, f"t{secrets.token_hex(4)}", KATA, image.NAME, config)
-        client("image", "import", systemd.root / "image.tar").ok()
-        yield client
+    return replace(ctr, config=config)
 
 
 class Unit:

@@ -133,31 +133,35 @@ class Keeper:
             self._lost()
 
     def _hear(self) -> None:
-        assert self._control is not None
-        try:
-            words = fds.take(self._control)
-        except (OSError, ShimError) as error:
-            _log.warning("the keeper speaks nonsense: %s", error)
-            words = None
-        if words is None:
+        """All that there is: of a socket with an error some event loops tell once, and never again."""
+        control = self._control
+        assert control is not None
+        given, gone = _drained(control)
+        self._admit_all(given)
+        if gone and self._control is control:  # it may have been found out meanwhile
             self._lost()
-        else:
-            self._admit_all(words.fds)
 
     def _admit_all(self, given: Mapping[str, int]) -> None:
+        """All are on record before one is admitted, for that may be what finds out that the next keeper has to get them."""
+        connections: list[tuple[str, int, int]] = []
         for name, fd in given.items():
             if name.startswith("c") and (journal := given.get(f"j{name[1:]}")) is not None:
                 self._next = max(self._next, int(name[1:]) + 1)
                 self._held[name], self._held[f"j{name[1:]}"] = fd, journal
-                self._admit(name, fd, journal)
+                connections.append((name, fd, journal))
             elif not name.startswith("j") or f"c{name[1:]}" not in given:
                 os.close(fd)
+        for connection in connections:
+            self._admit(*connection)
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
     def _lost(self) -> None:
         _log.warning("the keeper has gone; another is started")
+        assert self._control is not None
+        given, _ = _drained(self._control)
         self.close()
+        self._admit_all(given)
         self._renew()
 
     def _renew(self) -> None:
@@ -174,6 +178,31 @@ class Keeper:
         self._watch(ours)
         for name, fd in tuple(self._held.items()):
             self._say(f"FDSTORE=1\nFDNAME={name}", fd)
+
+
+def _drained(control: socket.socket) -> tuple[Mapping[str, int], bool]:
+    """The fds that the keeper has given, by name, and whether it has gone."""
+    heard: dict[str, int] = {}
+    control.setblocking(False)
+    try:
+        while (words := _next(control)) is not None:
+            heard |= words.fds
+        return heard, True
+    except BlockingIOError:
+        return heard, False
+    except (OSError, ShimError) as error:
+        _log.warning("the keeper speaks nonsense: %s", error)
+        return heard, True
+    finally:
+        control.settimeout(_SEND_SECONDS)
+
+
+def _next(control: socket.socket) -> fds.Words | None:
+    """That a keeper has died over something unread of ours is told first; what it had said is still there."""
+    try:
+        return fds.take(control)
+    except ConnectionResetError:
+        return fds.take(control)
 
 
 def _unread(control: socket.socket) -> int:
