@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -198,11 +199,12 @@ async def _serve(
         record.write(arguments.pod_dir, loaded.contents)
     die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
     point = points.passed if kept is not Keeping.OFF else _nothing
-    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at, point=point)
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
     )
+    fault = partial(_injected, journal)
+    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at, fault=fault, point=point)
     begin = journal.begin if "ready" in inherited else journal.go_on
     begin(
         "daemon",
@@ -232,6 +234,10 @@ async def _serve(
         journal.write("daemon-failed", traceback=said[-MAX_VALUE:])
         raise
     journal.write("daemon-ended")
+
+
+def _injected(journal: Journal, step: str) -> None:
+    journal.write("fault-injected", step=step)
 
 
 def _nothing() -> None:

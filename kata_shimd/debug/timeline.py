@@ -57,6 +57,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "undo-failed": "container {container}: {error}",
     "destroy-sandbox-failed": "{error}",
     "stop-not-recorded": "the pod ends, though the ledger does not say so: {error}",
+    "fault-injected": "a test's fault comes with the ledger's line: {step}",
     "forward-failed": "no port-forward: {error}",
     "refused": "container {container}: {error}",
     "unheard": "the launcher that waited for the daemon is gone",
