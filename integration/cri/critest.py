@@ -69,7 +69,7 @@ class Suite:
         cri.prepare(self.host)
         self.home = self.host.root / "critest"
         self.home.mkdir()
-        self._stack.enter_context(Registry(self.host, layout.cache, suite_images.images(self.home)))
+        self._stack.enter_context(Registry(self.host, layout.cache, suite_images.images(self.home, layout.cache)))
         self.containerd = CriContainerd(self.host, release)
         self._stack.enter_context(self.containerd)
         self._program = gotools.ensure(layout)[gotools.CRI_TOOLS.name] / "critest"

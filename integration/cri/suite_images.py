@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from integration.harness import image
+from integration.harness import image, package
 from integration.harness.image import CONFIG, IMAGE_PATH, Packed
 
 _E2E: Final = "e2e-test-images/"
@@ -57,10 +57,10 @@ func main() { fmt.Println("Effective uid:", os.Geteuid()) }
 """
 
 
-def images(directory: Path) -> dict[str, Packed]:
-    """``repository:tag`` → image. The one program that is compiled is made below ``directory``."""
+def images(directory: Path, cache: Path) -> dict[str, Packed]:
+    """``repository:tag`` → image. The one program that is compiled is made below ``directory``; packages are in ``cache``."""
     made = {
-        f"{_E2E}busybox:1.29-2": _busybox(),
+        f"{_E2E}busybox:1.29-2": _plain_busybox(package.unpacked("busybox", cache, "bin/busybox")),
         f"{_E2E}nginx:1.14-2": _web(80),
         f"{_STAGING}hostnet-nginx-amd64:latest": _web(12003),
         f"{_E2E}httpd:2.4.39-4": _busybox([("usr/sbin/serve", _HTTPD)], Entrypoint=["/usr/sbin/serve"]),
@@ -97,11 +97,23 @@ def _staging() -> dict[str, Packed]:
 def _busybox(
     extra: list[tuple[str, bytes]] | None = None, *, passwd: bytes = _USERS, group: bytes = b"", **config: Any
 ) -> Packed:
-    files = {
+    return image.pack(image.tree([*_APPLETS, *(extra or ())], files=_files(passwd, group)), _config(config))
+
+
+def _files(passwd: bytes = _USERS, group: bytes = b"") -> dict[str, bytes]:
+    return {
         "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n" + passwd,
         "etc/group": b"root:x:0:\nwww-data:x:33:\nusers:x:100:\n" + group,
     }
-    return image.pack(image.tree([*_APPLETS, *(extra or ())], files=files), _config(config))
+
+
+def _plain_busybox(program: Path) -> Packed:
+    """What most containers of the suite are: of the package whose shell executes the files of its applets, as upstream's does.
+
+    The static one's shell runs them by itself, so it does not miss one whose file is masked.
+    """
+    extra = [*_APPLETS, *image.libraries(program)]
+    return image.pack(image.tree(extra, files=_files(), busybox=program), _config({}))
 
 
 def _config(more: Mapping[str, Any]) -> dict[str, Any]:
