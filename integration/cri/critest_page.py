@@ -19,13 +19,13 @@ FILES: Final = {"1.6.20": expected.HERE / "expected-1.6.tsv", "2.4.2": expected.
 _HEAD: Final = """\
 # critest
 
-`integration/critest` runs the suite of cri-tools on both versions of containerd with our handler, on the newer one by both versions
-of the Task API. The images that the suite asks of public registries are made of Debian's packages
-(`integration/cri/suite_images.py`) and served by a registry on loopback. Each spec is held against `integration/cri/expected-1.6.tsv`
-or `expected-2.4.tsv`, the same for both versions of the API. Any difference fails the run, a spec that has begun to pass as well; so
-does anything that is on the node afterwards and was not there before: processes, mounts, links, network namespaces, control groups,
-descriptors, sockets, directories. `integration/test` runs a part of it (`integration/cri/test_critest.py`). This page is written by
-`integration/critest --record` from those files.
+`integration/critest` runs the suite of cri-tools on both versions of containerd with our handler, on the newer one by both
+versions of the Task API. The images that the suite asks of public registries are made of Debian's packages
+(`integration/cri/suite_images.py`) and served by a registry on loopback. Each spec is held against
+`integration/cri/expected-1.6.tsv` or `expected-2.4.tsv`, the same for both versions of the API. Any difference fails the run, a
+spec that has begun to pass as well; so does anything that is on the node afterwards and was not there before: processes,
+mounts, links, network namespaces, control groups, descriptors, sockets, directories. `integration/test` runs a part of it
+(`integration/cri/test_critest.py`). This page is written by `integration/critest --record` from those files.
 """
 
 

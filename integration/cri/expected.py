@@ -57,7 +57,7 @@ def file_of(release: Release) -> Path:
 
 def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     with file.open(newline="") as text:
-        for number, row in enumerate(csv.reader(text, delimiter="\t"), 1):
+        for number, row in enumerate(csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
             if row:
                 yield number, row
 

@@ -4,6 +4,7 @@ The whole suite is `integration/critest`, by hand; here is what takes seconds, o
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from integration.cri import critest, critest_page, expected
 from integration.cri.critest import Result, Run, Suite
 from integration.cri.expected import CATEGORIES, Expected, differences
 from integration.harness import cri
+from integration.harness.cri import Release
 from integration.harness.install import Layout
 
 #: Words of specs' names, each of one spec of at most one pod; the lists run at the same time.
@@ -46,14 +48,10 @@ CHOSEN = (
 LEFT = ("process", "mount", "link", "netns", "cgroup", "descriptor", "socket", "directory")
 
 
-@pytest.fixture(params=["1.6", "2.4", "2.4-v3"])
-def run(request: pytest.FixtureRequest, layout: Layout) -> Run:
-    return critest.runs(layout)[request.param]
-
-
-def test_the_chosen_part(run: Run, layout: Layout) -> None:
-    known = expected.read(expected.file_of(run.release))
-    with Suite(run, layout, PREFIX) as suite:
+@pytest.mark.parametrize(("release", "api"), [("1.6", "v2"), ("2.4", "v2"), ("2.4", "v3")], indirect=["release"])
+def test_the_chosen_part(release: Release, api: str, layout: Layout) -> None:
+    known = expected.read(expected.file_of(release))
+    with Suite(Run(release, api), layout, PREFIX) as suite:
         found = suite.run(*("|".join(words) for words in CHOSEN))
         log = suite.log.read_text()
         assert suite.leaked() == ""
@@ -61,9 +59,10 @@ def test_the_chosen_part(run: Run, layout: Layout) -> None:
     assert differences(found, known, whole=False) == [], log[-8000:]
 
 
-def test_a_pod_that_a_spec_leaves_is_found(layout: Layout) -> None:
+@pytest.mark.parametrize("release", ["2.4"], indirect=True)
+def test_a_pod_that_a_spec_leaves_is_found(release: Release, layout: Layout) -> None:
     """And nothing more is, once it has been removed."""
-    with Suite(critest.runs(layout)["2.4"], layout, PREFIX) as suite:
+    with Suite(Run(release, "v2"), layout, PREFIX) as suite:
         config = suite.home / "left.json"
         config.write_text(json.dumps(cri.pod_config("left")))
         assert suite.crictl("runp", "--runtime", "kata", config).returncode == 0
@@ -73,13 +72,37 @@ def test_a_pod_that_a_spec_leaves_is_found(layout: Layout) -> None:
         assert suite.leaked() == ""
 
 
-@pytest.mark.parametrize("version", critest_page.FILES)
-def test_the_file_is_whole(version: str) -> None:
+def test_the_file_is_whole(release: Release) -> None:
     """Most specs pass, whatever does not has one of the categories, and its last runs are noted."""
-    lines = expected.read(critest_page.FILES[version])
+    file = expected.file_of(release)
+    lines = expected.read(file)
     by_outcome = [line.outcome for line in lines.values()]
     assert by_outcome.count("passed") > 0.6 * len(lines) > 60
     assert {line.category for line in lines.values() if line.outcome != "passed"} <= {*CATEGORIES}
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    lines = {
+        "[k8s.io] Pod a": Expected("passed"),
+        "[k8s.io] Image Manager b": Expected("failed", "upstream", 'a "reason"'),
+    }
+    file = tmp_path / "file"
+    expected.write(file, lines, {"v2": "today, of this"})
+    assert (expected.read(file), expected.read_runs(file)) == (lines, {"v2": "today, of this"})
+    titles = [line for line in file.read_text().splitlines() if line.startswith("# ---")]
+    assert titles == [f"# --- {title}" for title in expected.BLOCKS]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[k8s.io] Image Manager b\tpassed\t\t", "[k8s.io] Pod a\tfailed\tvm\t", "[k8s.io] Pod a\tfailed\thost\tlacks it"],
+    ids=["in the wrong block", "without a reason", "of no category"],
+)
+def test_a_line_that_excuses_is_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "file"
+    file.write_text(f"# --- {expected.BLOCKS[0]}\n{line}\n")
+    with pytest.raises(ValueError, match="file:2"):
+        expected.read(file)
 
 
 def test_the_page_is_what_the_files_say() -> None:
