@@ -1,5 +1,6 @@
 """critest against a node, which must have nothing more on it afterwards than before. What is expected is in `expected`."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -51,6 +52,14 @@ def runs(layout: Layout) -> dict[str, Run]:
     return {"1.6": Run(old, "v2"), "2.4": Run(new, "v2"), "2.4-v3": Run(new, "v3")}
 
 
+def _modest(release: Release) -> Release:
+    """A node whose containers keep containerd's own score for the OOM killer: a lower one may be denied even to root."""
+    more = f'{release.more}[plugins."{release.runtime}"]\n  restrict_oom_score_adj = true\n'
+    if release.images == release.runtime:  # one table then, which `more` has begun
+        more = f"{release.more}  restrict_oom_score_adj = true\n"
+    return dataclasses.replace(release, more=more)
+
+
 class Suite:
     """A node with the suite's images in a registry beside it."""
 
@@ -61,8 +70,8 @@ class Suite:
         cri.prepare(self.host)
         self.home = self.host.root / "critest"
         self.home.mkdir()
-        self._stack.enter_context(Registry(self.host, layout.cache, suite_images.images(self.home, layout.cache)))
-        self.containerd = CriContainerd(self.host, run.release)
+        self._stack.enter_context(Registry(self.host, layout.cache, suite_images.images(layout.cache)))
+        self.containerd = CriContainerd(self.host, _modest(run.release) if handler == "runc" else run.release)
         self._stack.callback(self.containerd.stop)
         self.containerd.start(**APIS[run.api])
         self._programs = gotools.ensure(layout)[gotools.CRI_TOOLS.name]
@@ -124,8 +133,8 @@ class Suite:
 
     def crictl(self, *words: str | Path) -> "subprocess.CompletedProcess[bytes]":
         """The node's client, for what is done beside the suite."""
-        address = f"unix://{self.containerd.address}"
-        return self.host.run([self._programs / "crictl", "--runtime-endpoint", address, *words])
+        options = ("--runtime-endpoint", f"unix://{self.containerd.address}", "--timeout", f"{leaks.PATIENCE * 6:.0f}s")
+        return self.host.run([self._programs / "crictl", *options, *words], within=leaks.PATIENCE * 7)
 
     @property
     def log(self) -> Path:

@@ -21,7 +21,7 @@ OUTCOMES: Final = ("passed", "failed", "skipped")
 CATEGORIES: Final[Mapping[str, str]] = {
     "vm": "a virtual machine cannot do it: it is about the host's own namespaces and mounts",
     "not-supported": "a virtual machine could do it, this one does not",
-    "containerd": "this version of containerd does not do it with any runtime: with runc's the spec ends the same",
+    "containerd": "this version of containerd does not do it: with runc, run by hand, the spec ends the same",
     "upstream": "it needs an image of upstream's, byte for byte, and no registry of upstream's is asked",
 }
 #: Beginnings of the names of specs that are about images alone.

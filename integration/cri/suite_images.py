@@ -4,7 +4,9 @@ Web servers are busybox's ``httpd``, told apart from it by what the suite looks 
 where nginx does, and has "master process" among its words. An image by a digest of upstream's cannot be made.
 """
 
+import functools
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -57,14 +59,15 @@ func main() { fmt.Println("Effective uid:", os.Geteuid()) }
 """
 
 
-def images(directory: Path, cache: Path) -> dict[str, Packed]:
-    """``repository:tag`` → image. The one program that is compiled is made below ``directory``; packages are in ``cache``."""
+@functools.cache
+def images(cache: Path) -> dict[str, Packed]:
+    """``repository:tag`` → image, made once a process. Packages are unpacked below ``cache``."""
     made = {
         f"{_E2E}busybox:1.29-2": _plain_busybox(package.unpacked("busybox", cache, "bin/busybox")),
         f"{_E2E}nginx:1.14-2": _web(80),
         f"{_STAGING}hostnet-nginx-amd64:latest": _web(12003),
         f"{_E2E}httpd:2.4.39-4": _busybox([("usr/sbin/serve", _HTTPD)], Entrypoint=["/usr/sbin/serve"]),
-        f"{_E2E}nonewprivs:1.3": _setuid(directory),
+        f"{_E2E}nonewprivs:1.3": _setuid(),
         # Not our own pause under another name: one of the specs counts the names of an image.
         "pause:3.9": _busybox([("pause", b"upstream's")]),
     }
@@ -127,9 +130,11 @@ def _web(port: int) -> Packed:
     return _busybox([("usr/sbin/nginx", _WEB)], Entrypoint=["/usr/sbin/nginx", "master process", str(port)])
 
 
-def _setuid(directory: Path) -> Packed:
-    source, program = directory / "effective.go", directory / "effective"
-    source.write_text(_EFFECTIVE)
-    subprocess.run(["go", "build", "-ldflags=-s -w", "-o", program, source], check=True, cwd=directory)
-    entries = [*image.tree(), image.entry("nnp", program.read_bytes(), mode=0o4755)]
+def _setuid() -> Packed:
+    with tempfile.TemporaryDirectory() as home:
+        source, program = Path(home, "effective.go"), Path(home, "effective")
+        source.write_text(_EFFECTIVE)
+        subprocess.run(["go", "build", "-ldflags=-s -w", "-o", program, source], check=True, cwd=home)
+        content = program.read_bytes()
+    entries = [*image.tree(), image.entry("nnp", content, mode=0o4755)]
     return image.pack(entries, _config({"Entrypoint": ["/nnp"]}))

@@ -61,11 +61,14 @@ def test_the_chosen_part(release: Release, api: str, layout: Layout) -> None:
 
 @pytest.mark.parametrize("release", ["2.4"], indirect=True)
 def test_a_pod_that_a_spec_leaves_is_found(release: Release, layout: Layout) -> None:
-    """And nothing more is, once it has been removed."""
-    with Suite(Run(release, "v2"), layout, PREFIX) as suite:
+    """And nothing more is, once it has been removed. It has been made by version 3 of the Task API, as was asked for."""
+    with Suite(Run(release, "v3"), layout, PREFIX) as suite:
         config = suite.home / "left.json"
         config.write_text(json.dumps(cri.pod_config("left")))
-        assert suite.crictl("runp", "--runtime", "kata", config).returncode == 0
+        made = suite.crictl("runp", "--runtime", "kata", config)
+        assert made.returncode == 0, made.stderr
+        bootstrap = suite.containerd.bundle(cri.NAMESPACE, made.stdout.decode().strip()) / "bootstrap.json"
+        assert json.loads(bootstrap.read_text())["version"] == 3
         leaked = suite.leaked(within=0.0)
         assert [kind for kind in LEFT if f"leaked {kind}: " not in leaked] == [], leaked
         suite.crictl("rmp", "--all", "--force")
