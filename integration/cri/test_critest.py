@@ -48,8 +48,9 @@ CHOSEN = (
 LEFT = ("process", "mount", "link", "netns", "descriptor", "socket", "directory")
 
 
-@pytest.mark.parametrize(("release", "api"), [("1.6", "v2"), ("2.4", "v2"), ("2.4", "v3")], indirect=["release"])
+@pytest.mark.parametrize(("release", "api"), [("1.6", "v2"), ("2.4", "v3")], indirect=["release"])
 def test_the_chosen_part(release: Release, api: str, layout: Layout) -> None:
+    """The newer containerd by version 3 of the Task API; by version 2 all other tests of CRI go there."""
     known = expected.read(expected.file_of(release))
     with Suite(Run(release, api), layout, PREFIX) as suite:
         found = suite.run(*("|".join(words) for words in CHOSEN))

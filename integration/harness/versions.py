@@ -19,4 +19,4 @@ def line(containerd: str | Path = "containerd") -> str:
 
 
 def _first_line(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
