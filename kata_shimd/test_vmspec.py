@@ -1,9 +1,12 @@
 """From configuration to VM: what is decided between the two."""
 
+from dataclasses import replace
+
 import pytest
 
 from kata_shimd.config import defaults
 from kata_shimd.config.model import AgentTransport
+from kata_shimd.pod.pump import CHUNK
 from kata_shimd.vm.accel import Accelerator, Choice
 from kata_shimd.vm.spec import Transport
 from kata_shimd.vmspec import transport, vm_budgets, vm_spec
@@ -18,6 +21,14 @@ def test_defaults_boot_the_guest_built_here():
     assert spec.transport is Transport.VIRTIO_SERIAL
     assert spec.sandbox.startswith("on,")
     assert spec.max_memory_mib >= spec.memory_mib and spec.max_vcpus >= spec.vcpus
+
+
+def test_the_guest_built_here_has_pipes_as_large_as_a_read_unless_configured():
+    hypervisor = replace(defaults().hypervisor, kernel_params=("agent.container_pipe_size=4096",))
+    own = vm_spec("p1", replace(defaults(), hypervisor=hypervisor), TCG).kernel_params
+    assert own[:2] == (f"agent.container_pipe_size={CHUNK}", "agent.container_pipe_size=4096")
+    katas = replace(hypervisor, initrd=None, kernel_params=())
+    assert vm_spec("p1", replace(defaults(), hypervisor=katas), TCG).kernel_params == ()
 
 
 @pytest.mark.parametrize(

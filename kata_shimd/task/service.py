@@ -11,6 +11,7 @@ from kata_shimd.api import task, wkt
 from kata_shimd.errors import Code, FailedPrecondition, NotFound, ShimError, Unimplemented
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod.pod import Pod
+from kata_shimd.pod.values import Snapshot
 from kata_shimd.task import stats, translate
 
 
@@ -20,9 +21,9 @@ class TaskService:
     def __init__(self, pod: Pod) -> None:
         self._pod = pod
 
-    def state(self, request: task.StateRequest) -> task.StateResponse:
-        """From memory, whatever the guest does."""
-        return translate.state_response(self._pod.container(request.id).snapshot(request.exec_id))
+    def state(self, request: task.StateRequest) -> Snapshot:
+        """From memory, whatever the guest does. Its encoding is `translate.state_bytes`."""
+        return self._pod.container(request.id).snapshot(request.exec_id)
 
     async def create(self, request: task.CreateTaskRequest) -> task.CreateTaskResponse:
         if request.checkpoint:

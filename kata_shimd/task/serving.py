@@ -13,6 +13,7 @@ from kata_shimd import log, wire
 from kata_shimd.api.descriptors import ServiceDescriptor
 from kata_shimd.api.services import pod as pod_rpcs
 from kata_shimd.api.services import task_v2, task_v3
+from kata_shimd.task import translate
 from kata_shimd.task.abandon import Abandonment
 from kata_shimd.task.service import TaskService, handlers
 from kata_shimd.ttrpc import Call, Method, Service
@@ -21,6 +22,9 @@ from kata_shimd.ttrpc import Call, Method, Service
 IMMEDIATE: Final = frozenset({"State", "Pids", "Connect", "CloseIO", "Checkpoint", "Shutdown", "Describe"})
 #: Half done, these must be finished or undone, never cancelled with the caller that asked.
 DETACHED: Final = frozenset({"Create", "Start", "Delete", "Exec", "Kill", "Pause", "Resume", "Update", "Upgrade"})
+
+#: Answers that are not messages yet.
+_ENCODERS: Final[Mapping[str, Callable[[Any], bytes]]] = {"State": translate.state_bytes}
 
 #: Methods of `kata_shimd.v1.Pod` besides Abandon.
 Own = Mapping[str, Callable[[Any], Any]]
@@ -46,7 +50,7 @@ def _service(
         table[rpc.name] = Method(
             handler=special.get(rpc.name) or partial(_handle, methods[rpc.name], seen),
             decode=partial(wire.decode, rpc.request),
-            encode=wire.encode,
+            encode=_ENCODERS.get(rpc.name, wire.encode),
             immediate=rpc.name in IMMEDIATE,
             detached=rpc.name in DETACHED,
         )

@@ -1,5 +1,6 @@
 """Between containerd's messages and the domain's values. Pure and total."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def state_response(snapshot: Snapshot) -> task.StateResponse:
         exited_at=timestamp(snapshot.exit),
         exec_id=snapshot.exec_id,
     )
+
+
+@lru_cache(maxsize=64)
+def state_bytes(snapshot: Snapshot) -> bytes:
+    """The answer to State on the wire: asked for again and again, mostly the same, and to encode it is most of the work."""
+    return wire.encode(state_response(snapshot))
 
 
 def process_infos(snapshots: list[Snapshot]) -> task.PidsResponse:
