@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 _CLONE_NEWNS: Final = 0x20000
 _MS_REC: Final = 0x4000
-_MS_PRIVATE: Final = 0x40000
+_MS_SLAVE: Final = 0x80000
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 #: What is covered by the stage, in a namespace that nobody else has; every system has it.
@@ -128,7 +128,8 @@ def _stage() -> Iterator[None]:
     try:
         _call(_libc.unshare(_CLONE_NEWNS))
         try:
-            _call(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
+            # What is unmounted elsewhere is unmounted here too.
+            _call(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None))
             _call(_libc.mount(b"rehearsal", bytes(_STAGE), b"tmpfs", ctypes.c_ulong(0), None))
             yield
         finally:
