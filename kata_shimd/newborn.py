@@ -58,19 +58,38 @@ def wait(control: int, prepare: Callable[[], Main]) -> NoReturn:
         _call("name", _libc.prctl(_PR_SET_NAME, b"kata-spare", 0, 0, 0))
         _signals()
         gc.enable()
+        _rehearse()
         main = prepare()
         sock.send(WAITS)
-        try:
-            raw, fds, _, _ = socket.recv_fds(sock, _MAX_REQUEST, len(FDS))
-        except ConnectionError:
-            os._exit(0)
-        if len(fds) != len(FDS):
-            os._exit(0)
+        argv, gate = _take(sock)
         sock.close()
-        gate = _place(dict(zip(FDS, fds, strict=True)), lowest=len(_PLACES))
-        _begin(json.loads(raw)["argv"], gate, main)
+        _begin(argv, gate, main)
 
     _never_return(live)
+
+
+def _take(sock: socket.socket) -> tuple[Sequence[str], int]:
+    """Wait for the request, and put all that it brings in its place; the words and the gate. Ends when nobody will ask any more."""
+    try:
+        raw, fds, _, _ = socket.recv_fds(sock, _MAX_REQUEST, len(FDS))
+    except ConnectionError:
+        os._exit(0)
+    if len(fds) != len(FDS):
+        os._exit(0)
+    return json.loads(raw)["argv"], _place(dict(zip(FDS, fds, strict=True)), lowest=len(_PLACES))
+
+
+def _rehearse() -> None:
+    """Take a request that leaves all as it is."""
+    environ, null = os.memfd_create("environ", os.MFD_CLOEXEC), os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.write(environ, b"".join(b"%s=%s\0" % entry for entry in os.environb.items()))
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        for _ in range(3):
+            socket.send_fds(there, [b'{"argv": []}'], [null, 2, null, null, null, null, environ])
+            os.close(_take(here)[1])
+    os.close(environ)
+    os.close(null)
 
 
 def _never_return(live: Callable[[], NoReturn]) -> NoReturn:
@@ -90,18 +109,13 @@ def _never_return(live: Callable[[], NoReturn]) -> NoReturn:
 
 
 def _alone(control: int) -> socket.socket:
-    """Close all that is the zygote's but 0 to 2, and take the daemon's numbers, so that nothing else gets them."""
-    above = fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, len(_PLACES))
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for number in range(3, len(_PLACES)):
-        if number != null:
-            os.dup2(null, number, inheritable=False)
-    if null >= len(_PLACES):
-        os.close(null)
-    kept = fcntl.fcntl(above, fcntl.F_DUPFD_CLOEXEC, above + 1)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
-    os.closerange(len(_PLACES), kept)
-    return socket.socket(fileno=kept)
+    """Close all that is the zygote's but 0 to 2, and take the numbers that the daemon's will have: nothing else gets them."""
+    above = fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, max(control + 1, len(_PLACES)))
+    os.closerange(3, above)
+    os.closerange(above + 1, os.sysconf("SC_OPEN_MAX"))
+    for _ in range(3, len(_PLACES)):
+        os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    return socket.socket(fileno=above)
 
 
 def _begin(argv: Sequence[str], gate: int, main: Main) -> NoReturn:
