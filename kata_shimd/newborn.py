@@ -31,6 +31,7 @@ _CLONE_NEWNS: Final = 0x20000
 _MS_REC: Final = 0x4000
 _MS_SLAVE: Final = 0x80000
 _MS_SHARED: Final = 0x100000
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -55,12 +56,16 @@ def wait(control: int, prepare: Callable[[], Main]) -> NoReturn:
 
     def live() -> NoReturn:
         sock = _alone(control)
+        _call("death signal", _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
         _call("name", _libc.prctl(_PR_SET_NAME, b"kata-spare", 0, 0, 0))
         _signals()
         gc.enable()
         _rehearse()
         main = prepare()
-        sock.send(WAITS)
+        # From here the end of the socket says it; and once there is a request, the zygote's end is nothing to us.
+        _call("death signal", _libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0))
+        with suppress(OSError):  # then there will be no request either
+            sock.send(WAITS)
         argv, gate = _take(sock)
         sock.close()
         _begin(argv, gate, main)

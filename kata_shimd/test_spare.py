@@ -161,11 +161,14 @@ def test_nobody_waits_for_one_that_is_not_ready(tmp_path, prepare):
     node = Node(tmp_path, prepare)
     try:
         until(lambda: node.children() or prepare is broken)
+        ahead = node.children()
         asked = node.ask()
         asked.let_go()
         assert json.loads(asked.said())["argv"] == ["--id", "x"]
     finally:
         node.close()
+    for child in ahead:
+        eventually_gone(child)
 
 
 # --- the rehearsal ---------------------------------------------------------------------------------------------------
