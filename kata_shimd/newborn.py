@@ -123,11 +123,16 @@ def _alone(control: int) -> socket.socket:
     return socket.socket(fileno=above)
 
 
-def _begin(argv: Sequence[str], gate: int, main: Main) -> NoReturn:
-    _settle()
-    # A keeper starts the next daemon as this one was started.
-    sys.orig_argv[1:] = ["-I", "-m", "kata_shimd.daemon", *argv]
-    main(argv, Gate(gate).pass_through)
+def _begin(argv: Sequence[str], fd: int, main: Main) -> NoReturn:
+    gate = Gate(fd)
+    try:
+        _settle()
+        # A keeper starts the next daemon as this one was started.
+        sys.orig_argv[1:] = ["-I", "-m", "kata_shimd.daemon", *argv]
+        main(argv, gate.pass_through)
+    finally:
+        # One that fails before says why when somebody listens.
+        gate.pass_through()
 
 
 class Gate:
