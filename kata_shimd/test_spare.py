@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kata_shimd import rehearsal
+from kata_shimd import newborn, rehearsal
 from kata_shimd.test_zygote import ASKED, Asked, eventually_gone, tell
 from kata_shimd.zygote import Zygote
 
@@ -169,6 +169,20 @@ def test_nobody_waits_for_one_that_is_not_ready(tmp_path, prepare):
         node.close()
     for child in ahead:
         eventually_gone(child)
+
+
+def test_one_that_fails_before_it_was_let_go_waits_to_say_why(monkeypatch):
+    def fails():
+        raise OSError("no namespace")
+
+    monkeypatch.setattr(newborn, "_settle", fails)
+    gate, opened = os.pipe()
+    os.write(opened, b"!")
+    with pytest.raises(OSError, match="no namespace"):
+        newborn._begin([], gate, tell)
+    with pytest.raises(BrokenPipeError):
+        os.write(opened, b"!")
+    os.close(opened)
 
 
 # --- the rehearsal ---------------------------------------------------------------------------------------------------
