@@ -35,7 +35,8 @@ def served(tmp_path, request):
     made.close()
 
 
-def tell(argv):
+def tell(argv, gate):
+    gate()
     import random
 
     facts = {
@@ -200,7 +201,8 @@ def test_one_that_goes_at_once_is_nothing(served, ask):
     assert "pid" in ask().answer
 
 
-def fail(argv):
+def fail(argv, gate):
+    gate()
     raise ValueError("a bug of ours")
 
 

@@ -2,10 +2,11 @@
 
     python -m integration.bench.start [--runs 21] [--quick] [--pods 0] [--prefix DIR]
 
-Each round runs, in turn: runc's `start`; ours with a cold interpreter; ours with a fork of the zygote; and ours for a further
-container of that pod. Every pod is deleted before the next is measured, so that no machine boots beside it. ``--pods N`` then
-starts N pods from the zygote, weighs their daemons (PSS, the zygote's own shared out among them), and times the last `start` beside
-the first.
+Each round runs, in turn: runc's `start`; ours with a cold interpreter; ours with a fork of the zygote, made when it is asked; ours
+with the child that the zygote forks ahead; and ours for a further container of that pod. Every pod is deleted before the next is
+measured, so that no machine boots beside it. All of it has a mount namespace of its own, in which /run is in memory as on a node:
+there lie everybody's sockets, and bundles. ``--pods N`` then starts N pods from the zygote, weighs their daemons (PSS, the zygote's
+own shared out among them), and times the last `start` beside the first.
 """
 
 import argparse
@@ -15,10 +16,11 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +30,10 @@ from integration.harness.waiting import eventually
 
 NAMESPACE: Final = "bench"
 NOTES: Final = "io.kubernetes.cri"
+#: Set in the process whose /run is in memory.
+_IN_MEMORY: Final = "KATA_SHIMD_BENCH_RUN"
+#: recvmsg(2), as /proc/PID/syscall has it on x86-64 and arm64.
+_RECVMSG: Final = ("47", "212")
 AIMS: Final = {"zygote ÷ runc's": 0.7, "further container ÷ runc's": 0.25, "start of the last pod ÷ the first": 1.2}
 PSS_AIM_MB: Final = 6.0
 
@@ -97,6 +103,21 @@ class Node:
         Path(address.removeprefix("unix://")).unlink(missing_ok=True)
         return took
 
+    def ahead(self, zygote: int) -> process.Process:
+        """The child that the zygote forks ahead, once it waits."""
+        children = Path(f"/proc/{zygote}/task/{zygote}/children")
+
+        def waiting() -> list[process.Process]:
+            return [child for pid in children.read_text().split() if (child := _waiting(int(pid)))]
+
+        return eventually("a child ahead", waiting, within=30)[0]
+
+    def without_ahead(self, zygote: int) -> None:
+        """The next request finds no child that was forked ahead."""
+        child = self.ahead(zygote)
+        child.kill()
+        eventually("its end", lambda: not child.alive(), within=30)
+
     @contextmanager
     def zygote(self) -> Iterator[int]:
         """The zygote's pid."""
@@ -109,14 +130,30 @@ class Node:
             process.finish(child)
 
 
+OURS: Final = ("cold", "zygote, when asked", "zygote", "further container")
+
+
+def _waiting(pid: int) -> process.Process | None:
+    """The process, if it is a child that was forked ahead and has nothing to do but wait."""
+    with suppress(OSError):
+        proc = Path(f"/proc/{pid}")
+        if (proc / "comm").read_text() == "kata-spare\n" and (proc / "syscall").read_text().split()[0] in _RECVMSG:
+            return process.find(pid)
+    return None
+
+
 def measure(node: Node, rounds: int) -> Mapping[str, Sequence[float]]:
     """Seconds of each way, a value a round."""
-    taken: dict[str, list[float]] = {name: [] for name in ("runc's", "cold", "zygote", "further container")}
-    with node.zygote():
+    taken: dict[str, list[float]] = {name: [] for name in ("runc's", *OURS)}
+    with node.zygote() as zygote:
         for number in range(rounds):
             taken["runc's"].append(node.runc_start(f"r{number}"))
             taken["cold"].append(node.start(f"c{number}", KATA_SHIMD_NO_ZYGOTE="1"))
             node.delete(f"c{number}")
+            node.without_ahead(zygote)
+            taken["zygote, when asked"].append(node.start(f"a{number}"))
+            node.delete(f"a{number}")
+            node.ahead(zygote)
             taken["zygote"].append(node.start(f"z{number}"))
             taken["further container"].append(node.start(f"m{number}", sandbox=f"z{number}"))
             node.delete(f"z{number}")
@@ -128,7 +165,7 @@ def table(taken: Mapping[str, Sequence[float]]) -> str:
     rows = ["| `start` | median ms | IQR ms | n |", "| --- | --- | --- | --- |"]
     rows += [row(name, values) for name, values in milliseconds.items()]
     rows += ["", "| ratio | median | aim |", "| --- | --- | --- |"]
-    for name in ("cold", "zygote", "further container"):
+    for name in OURS:
         ratio = statistics.median(ours / its for ours, its in zip(taken[name], taken["runc's"], strict=True))
         rows.append(f"| {name} ÷ runc's | {ratio:.2f} | {_aim(f'{name} ÷ runc' + chr(39) + 's')} |")
     return "\n".join(rows)
@@ -177,6 +214,14 @@ def pss(pid: int) -> float:
     return int(values["Pss"].split()[0]) * 1024 / 1e6
 
 
+def _with_run_in_memory() -> None:
+    """Go on in a mount namespace of our own, in which nothing but what we make is in /run."""
+    if _IN_MEMORY not in os.environ:
+        environ = {**os.environ, _IN_MEMORY: "1"}
+        argv = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs run /run && exec "$@"', "sh", sys.executable]
+        os.execvpe(argv[0], [*argv, *sys.orig_argv[1:]], environ)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=21)
@@ -187,8 +232,9 @@ def main() -> None:
     runc = shutil.which("containerd-shim-runc-v2")
     if runc is None:
         parser.error("containerd-shim-runc-v2 is not on the PATH")
+    _with_run_in_memory()
     process.become_subreaper()
-    with tempfile.TemporaryDirectory(prefix="ks-", dir="/tmp") as root:
+    with tempfile.TemporaryDirectory(prefix="ks-", dir="/run") as root:
         node = Node(Path(root), arguments.prefix, Path(runc))
         print(table(measure(node, 1 if arguments.quick else arguments.runs)))
         if arguments.pods:
