@@ -91,7 +91,8 @@ def _play(loop: asyncio.AbstractEventLoop) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
     faulthandler.unregister(signal.SIGUSR1)
-    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _furnished() -> int:
