@@ -59,15 +59,23 @@ class Load:
 
     def run(self, kills: int) -> Seen:
         """Until that many daemons were killed, and what was under way has ended."""
-        self._ctr.start(self._name, "sh", "-c", "while :; do sleep 86400; done")
-        work = (self._list, self._exec, self._stream, self._live)
-        threads = [threading.Thread(target=self._repeat, args=(act,), name=act.__name__, daemon=True) for act in work]
-        try:
-            for thread in threads:
-                thread.start()
+
+        def kill() -> None:
             while self.seen.kills < kills:
                 time.sleep(self._random.uniform(*PAUSE))  # the moment of a death is what is being varied
                 self._kill(self._name)
+
+        return self.during(kill)
+
+    def during(self, act: Callable[[], None]) -> Seen:
+        """Until ``act`` has come back, and what was under way has ended."""
+        self._ctr.start(self._name, "sh", "-c", "while :; do sleep 86400; done")
+        work = (self._list, self._exec, self._stream, self._live)
+        threads = [threading.Thread(target=self._repeat, args=(one,), name=one.__name__, daemon=True) for one in work]
+        try:
+            for thread in threads:
+                thread.start()
+            act()
             self._over.set()
             for thread in threads:
                 thread.join()
