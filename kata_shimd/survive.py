@@ -28,6 +28,7 @@ from kata_shimd.durable.store import NAME, VERSION, Store
 from kata_shimd.durable.streams import consumed
 from kata_shimd.durable.systemd import LAUNCH, MOUNTS, SystemdKeeper, launch, mounts
 from kata_shimd.durable.tape import HEAD, Tape
+from kata_shimd.durable.trial import Trial
 from kata_shimd.errors import AgentRefused, Code, HostFailed, InvalidArgument, ShimError
 from kata_shimd.host.process import Gate, kill, spawn
 from kata_shimd.host.undo import undo
@@ -162,7 +163,7 @@ class Survival:
     ) -> None:
         self._arguments, self._config, self._ledger, self._inherited = arguments, config, ledger, inherited
         self.store = Store(arguments.pod_dir / NAME)
-        systemd = SystemdKeeper(notifier, self._admit) if notifier is not None else None
+        systemd = SystemdKeeper(notifier, self._admit, Trial(ledger)) if notifier is not None else None
         self._systemd = systemd
         self.keeper: Keeper = systemd or Keeper(self._begin_keeper, self._admit)
         self.once = Once(self.store, self._remember, self._undo)

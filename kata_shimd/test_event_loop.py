@@ -42,7 +42,7 @@ def test_debug_of_the_runtime_is_the_daemons_level(monkeypatch, tmp_path, text, 
     monkeypatch.setattr(daemon.log, "configure", lambda *_args, **_named: logging.getLogger().setLevel(logging.INFO))
     before = logging.getLogger().level
     try:
-        arguments = SimpleNamespace(bundle=tmp_path, debug=False, sandbox_id="s")
+        arguments = SimpleNamespace(bundle=tmp_path, pod_dir=tmp_path, debug=False, sandbox_id="s")
         with daemon._runner(daemon._configured(arguments, bootstrap, in_unit=False), uvloop.new_event_loop()) as runner:
             runner.run(serve())
     finally:

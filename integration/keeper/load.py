@@ -52,10 +52,11 @@ class Seen:
 
 
 class Load:
-    """``pod_of`` finds a container's pod; ``setup`` is what ``ctr`` configures; ``size`` is of a stream each way, in bytes."""
+    """``pod_of`` finds a container's pod; ``setup`` is what ``ctr`` is to have configured; ``size`` is of a stream each way,
+    in bytes."""
 
     def __init__(
-        self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], setup: Setup, *, size: int, seed: int
+        self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], setup: Setup | None = None, *, size: int, seed: int
     ) -> None:
         self._ctr, self._name, self._pod_of, self._size = ctr, name, pod_of, size
         self._setup = setup
@@ -66,18 +67,25 @@ class Load:
 
     def run(self, kills: int) -> Seen:
         """Until that many daemons were killed, and what was under way has ended."""
-        self._ctr.start(self._name, "sh", "-c", "while :; do sleep 86400; done")
-        pause = PAUSE if self._setup.spare else PAUSE_COLD
-        work = (self._list, self._exec, self._stream, self._live)
-        threads = [threading.Thread(target=self._repeat, args=(act,), name=act.__name__, daemon=True) for act in work]
-        try:
-            if (found := Setup.found(self._pod_of(self._name))) != self._setup:
-                self.seen.wrong.append(f"wanted was that {self._setup}; it is that {found}")
-            for thread in threads:
-                thread.start()
+        pause = PAUSE if self._setup is None or self._setup.spare else PAUSE_COLD
+
+        def kill() -> None:
             while self.seen.kills < kills:
                 time.sleep(self._random.uniform(*pause))  # the moment of a death is what is being varied
                 self._kill(self._name)
+
+        return self.during(kill)
+
+    def during(self, act: Callable[[], None]) -> Seen:
+        """Until ``act`` has come back, and what was under way has ended."""
+        self._ctr.start(self._name, "sh", "-c", "while :; do sleep 86400; done")
+        work = (self._list, self._exec, self._stream, self._live)
+        threads = [threading.Thread(target=self._repeat, args=(one,), name=one.__name__, daemon=True) for one in work]
+        try:
+            self._check_setup()
+            for thread in threads:
+                thread.start()
+            act()
             self._over.set()
             for thread in threads:
                 thread.join()
@@ -85,6 +93,11 @@ class Load:
             self._over.set()
             self._ctr.remove(self._name)
         return self.seen
+
+    def _check_setup(self) -> None:
+        found = Setup.found(self._pod_of(self._name))
+        if self._setup not in (None, found):
+            self.seen.wrong.append(f"wanted was that {self._setup}; it is that {found}")
 
     def _kill(self, name: str) -> None:
         try:

@@ -36,8 +36,8 @@ Admit = Callable[[str, int, int], None]
 class Keeper:
     """``begin(fd, next_connection)`` starts a keeper whose control socket is ``fd``; ``admit`` gets the connections it accepts."""
 
-    #: Whether it would begin another installation's daemon after this one.
-    hands_on = True
+    #: Whether the next daemon is begun while this one lives.
+    begins_ahead = True
 
     def __init__(self, begin: Callable[[int, int], None], admit: Admit) -> None:
         self._begin, self._admit = begin, admit

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,12 +76,16 @@ def pipe_end():
     return reader
 
 
+#: Nobody is tried.
+NONE = SimpleNamespace(is_on=False)
+
+
 class Daemon:
     """As much of one as has to do with its keeper; must be made in a running loop."""
 
-    def __init__(self, manager, born):
+    def __init__(self, manager, born, trial=NONE):
         self.admitted = {}
-        self.keeper = SystemdKeeper(Notifier(str(manager.path), None), self._admit)
+        self.keeper = SystemdKeeper(Notifier(str(manager.path), None), self._admit, trial)
         self.keeper.start(None, born)
 
     def _admit(self, name, connection, journal):

@@ -60,6 +60,7 @@ pub fn reset_signals() {
         libc::SIGCHLD,
         libc::SIGUSR1,
         libc::SIGUSR2,
+        libc::SIGALRM,
     ] {
         // SAFETY: SIG_DFL is a valid disposition of these signals.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -80,6 +81,12 @@ pub fn reset_signals_of_daemon() {
         // SAFETY: SIG_IGN is a valid disposition of these signals.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+}
+
+/// Die of SIGALRM in so many seconds, whatever we have become by then, unless that takes it back.
+pub fn die_in(seconds: u32) {
+    // SAFETY: takes and returns plain numbers.
+    unsafe { libc::alarm(seconds) };
 }
 
 /// Children of ours that end are nobody's business: their ends are seen by pidfd.
