@@ -9,7 +9,7 @@ import pytest
 from integration.harness import image
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
-from integration.harness.pods import Pod, pod_hash
+from integration.harness.pods import Pod, factory, pod_hash
 from integration.keeper.killing import CONFIG, Noticed
 
 
@@ -17,7 +17,7 @@ from integration.keeper.killing import CONFIG, Noticed
 def kept(ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) -> Ctr:
     """``ctr`` for pods with a keeper."""
     config = tmp_path_factory.mktemp("config") / "configuration.toml"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG + factory())
     return replace(ctr, config=config)
 
 

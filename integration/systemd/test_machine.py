@@ -1,5 +1,6 @@
 """The whole of it: systemd, containerd as its service, a pod that is a unit, and a machine."""
 
+import os
 import secrets
 from collections.abc import Iterator
 
@@ -17,15 +18,15 @@ pytestmark = pytest.mark.vm
 
 
 @pytest.fixture(scope="module")
-def ctr(systemd: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctr]:
+def ctr(systemd: Systemd) -> Iterator[Ctr]:
     """A client of a containerd that is a service."""
-    directory = tmp_path_factory.mktemp("image")
-    guest = pods.guest_config(directory)
+    guest = os.environ.get("KATA_SHIMD_GUEST")
     config = systemd.root / "configuration.toml"
     config.write_text(
         "[shimd]\n"
-        + (guest.read_text().partition("\n")[2] if guest else "")
+        + (f'guest_dir = "{guest}"\n' if guest else "")
         + 'keeper = "auto"\n[shimd.timeouts]\nqmp = 2\n'
+        + pods.BOOTED
     )
     image.write_image(systemd.root / "image.tar")
     with ServiceContainerd(systemd) as containerd:
