@@ -258,6 +258,11 @@ class Booter:
         #: Not attached before the boot is over.
         self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
         self._vm: machine.Machine | None = None
+        self._templates: templates.Templates | None = None
+        #: Whether the agent has been heard of this daemon already: it has told a clone who it is.
+        self._answered = False
+        #: Where shims are started, if the pod is elsewhere.
+        self._origin: tuple[Path, ...] = ()
 
     async def answers(self) -> None:
         """:raises ShimError: the machine is there and does not do what it is told"""
@@ -286,6 +291,8 @@ class Booter:
             survival.settle()
         self._vm = vm
         self._parts.journal.write("agent-ready")
+        if self._templates is not None:
+            await self._templates.order(self._parts.loaded.told, self._origin)
         if network is not None:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
             if survival is None and oci.kind(spec) is oci.Kind.SANDBOX:
@@ -318,6 +325,7 @@ class Booter:
         """The control groups of the pod, which this daemon joins: made, or there already from an earlier daemon."""
         if not self._parts.loaded.config.runtime.sandbox_cgroup_only:
             return ()
+        self._origin = cgroup.current()
         return cgroup.make(self._parts.ledger, oci.host_cgroups_path(spec))
 
     async def _network(
@@ -359,15 +367,14 @@ class Booter:
     ) -> machine.Machine | None:
         """The VM from a template, where that works."""
         parts, arguments = self._parts, self._arguments
-        if parts.survival is not None:
-            parts.journal.write("template-passed-over", why="a later daemon could not go on with half a clone")
-            return None
         from kata_shimd.templates import Templates  # which nobody else needs
 
         path = parts.loaded.config.factory.template_path
         site = template_site(path, arguments.run_dir, arguments.launcher, self._timeouts)
-        made = Templates(site, parts.group, parts.journal.write)
-        return await made.clone(spec, ground, parts.ledger, parts.journal, gate, network)
+        self._templates = Templates(site, parts.group, parts.journal.write)
+        vm = await self._templates.clone(spec, ground, parts.ledger, parts.journal, gate, network)
+        self._answered = vm is not None
+        return vm
 
     async def _take_over(self) -> machine.Machine | None:
         parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10
@@ -379,7 +386,8 @@ class Booter:
         left = self._parts.survival.left_channel() if self._parts.survival else None
         self.agent.attach(left or await vm.dial())
         try:
-            await self.agent.check()
+            if not self._answered:
+                await self.agent.check()
             if sandbox is not None:
                 if network is not None:
                     await network.tell(self.agent)

@@ -44,6 +44,7 @@ from kata_shimd.task.publisher import dial
 from kata_shimd.ttrpc import Client, Service
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import qemu, sockets
+from kata_shimd.vm.machine import HALF
 
 if TYPE_CHECKING:
     from kata_shimd.daemon import Arguments
@@ -194,7 +195,11 @@ class Survival:
         self.store.rewrite(VERSION)
 
     def has_machine(self) -> bool:
-        """Whether an earlier daemon got so far as to put a machine on record; it may never have been let go."""
+        """Whether an earlier daemon got so far as to put a machine on record that can be gone on with; it may never have been let
+        go. Half a clone cannot be: how far it had come only its daemon knew.
+        """
+        if self._ledger.state.values.get(HALF):
+            return False
         records = (record.fields for record in self._ledger.state.live.values())
         return any(fields.get("what") == qemu.WHAT and "pid" in fields for fields in records)
 
@@ -208,6 +213,8 @@ class Survival:
         if any(record.scope == BOOT for record in ledger.state.live.values()):
             await undo(ledger, launcher, BOOT, step="undo boot", obj=self._arguments.sandbox_id)
             sockets.clear(ledger.pod_dir)
+        if ledger.state.values.get(HALF):
+            ledger.set(HALF, False)
 
     # --- the agent's channel -----------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from integration.bench.coldstart import row
 from integration.bench.start import pss
 from integration.harness import process
 from integration.harness.image import IMAGE_PATH, write_rootfs
-from integration.harness.pods import Pod, pod_hash
+from integration.harness.pods import BOOTED, Pod, pod_hash
 from kata_shimd import wire
 from kata_shimd.api import containerd_types, wkt
 from kata_shimd.api.descriptors import MethodDescriptor
@@ -152,7 +152,9 @@ class Guest:
 
     def _verb(self, bundle: Path, *words: str) -> None:
         flags = ["-namespace", NAMESPACE, "-address", self._address, "-publish-binary", "x", "-id", POD]
-        env = {**os.environ, "KATA_SHIMD_RUN_DIR": str(self.root / "k")}
+        config = self.root / "booted.toml"
+        config.write_text(BOOTED)
+        env = {**os.environ, "KATA_SHIMD_RUN_DIR": str(self.root / "k"), "KATA_CONF_FILE": str(config)}
         argv = [str(self._launcher), *flags, *words]
         subprocess.run(argv, cwd=bundle, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=True)
 

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from integration.bench.coldstart import row
 from integration.harness import pods, process
+from integration.harness.pods import BOOTED
 from integration.harness.waiting import eventually
 
 NAMESPACE: Final = "bench"
@@ -45,6 +46,7 @@ class Node:
         self.root, self.prefix, self.runc = root, prefix, runc
         self.run_dir = root / "k"
         self.address = str(root / "c.sock")
+        (root / "booted.toml").write_text(BOOTED)
 
     def bundle(self, name: str, sandbox: str) -> Path:
         path = self.root / "b" / name
@@ -69,7 +71,8 @@ class Node:
             name,
             *words,
         ]
-        environ = {**os.environ, "KATA_SHIMD_RUN_DIR": str(self.run_dir), **env}
+        config = self.root / "booted.toml"
+        environ = {**os.environ, "KATA_SHIMD_RUN_DIR": str(self.run_dir), "KATA_CONF_FILE": str(config), **env}
         begin = time.perf_counter()
         subprocess.run(argv, cwd=bundle, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=True)
         return time.perf_counter() - begin

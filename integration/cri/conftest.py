@@ -15,9 +15,10 @@ from integration.conftest import PREFIX
 from integration.harness import cri, gotools, image, leaks, report
 from integration.harness.cri import CriContainerd, Release, container_config, pod_config
 from integration.harness.crictl import Crictl
-from integration.harness.ctr import Ctr
+from integration.harness.ctr import KATA, Ctr
 from integration.harness.host import Host
 from integration.harness.install import Layout
+from integration.harness.pods import are_cloned, make_template
 
 RELEASES = ("1.6", "2.4")
 
@@ -54,8 +55,10 @@ def scene(host: Host, containerd: CriContainerd) -> leaks.Scene:
 
 @pytest.fixture(scope="session")
 def crictl(containerd: CriContainerd, layout: Layout, tmp_path_factory: pytest.TempPathFactory, runtime: str) -> Crictl:
-    """The client, with the pause image and the test's own in place."""
+    """The client, with the pause image and the test's own in place, and the template of its pods."""
     home = tmp_path_factory.mktemp("crictl")
+    if runtime == KATA and are_cloned():
+        make_template(containerd.host, PREFIX / "bin/kata-shimd", containerd.home / "kata.toml")
     archive = home / "images.tar"
     image.write_archive(archive, {image.NAME: image.pack(image.tree(), image.CONFIG), cri.PAUSE: image.pause()})
     Ctr(containerd, cri.NAMESPACE)("image", "import", archive).ok()

@@ -15,6 +15,7 @@ from integration.harness import gotools
 from integration.harness.containerd import DISABLED, Containerd
 from integration.harness.host import Host
 from integration.harness.install import Layout
+from integration.harness.pods import factory
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
@@ -126,7 +127,7 @@ class CriContainerd(Containerd):
         write_network(self.home / "net.d", addresses(self.home / "ipam"))
         write_network(self.home / "no-address.d", {})
         write_mirror(self.home / "certs.d")
-        (self.home / "kata.toml").write_text(_KATA.format(guest=GUEST))
+        (self.home / "kata.toml").write_text(_KATA.format(guest=GUEST) + factory())
 
     def configuration(self, level: str) -> str:
         release = self.release

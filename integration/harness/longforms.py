@@ -48,6 +48,10 @@ FORMS: Final[Mapping[str, Form]] = {
         ("pytest", "--long", "integration/cri/test_failed_creates.py", "integration/cri/test_restart.py"),
         "creations that fail at every record, and containerd restarted at every step, on both versions; half an hour",
     ),
+    "template": Form(
+        ("pytest", "--long", "integration/template", "integration/test_kill_points.py"),
+        "clones in numbers, and deaths at every record of a clone; ten minutes",
+    ),
     "soak": Form(
         ("integration.soak", "--containers", "200", "--pods", "50", "--keep"),
         "200 containers in one pod, 50 pods in sequence; writes docs/soak.md; ten minutes",

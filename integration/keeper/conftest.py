@@ -9,7 +9,7 @@ import pytest
 from integration.harness import image
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
-from integration.harness.pods import Pod, pod_hash
+from integration.harness.pods import Pod, factory, pod_hash
 from integration.keeper.killing import Noticed
 from integration.keeper.setups import Keeper, Loop, Setup
 
@@ -18,7 +18,7 @@ from integration.keeper.setups import Keeper, Loop, Setup
 def kept(ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) -> Ctr:
     """``ctr`` for pods with a keeper."""
     config = tmp_path_factory.mktemp("config") / "configuration.toml"
-    config.write_text(Setup(Keeper.LAUNCHER, Loop.UVLOOP).configuration())
+    config.write_text(Setup(Keeper.LAUNCHER, Loop.UVLOOP).configuration() + factory())
     return replace(ctr, config=config)
 
 

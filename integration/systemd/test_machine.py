@@ -1,9 +1,9 @@
 """The whole of it: systemd, containerd as its service, a pod that is a unit, and a machine."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -20,14 +20,15 @@ pytestmark = pytest.mark.vm
 
 
 @pytest.fixture
-def ctr(systemd: Systemd, ctr: Ctr, tmp_path: Path) -> Ctr:
+def ctr(systemd: Systemd, ctr: Ctr) -> Ctr:
     """For pods that systemd keeps, with a monitor that has to answer soon."""
-    guest = pods.guest_config(tmp_path)
+    guest = os.environ.get("KATA_SHIMD_GUEST")
     config = systemd.root / "configuration.toml"
     config.write_text(
         "[shimd]\n"
-        + (guest.read_text().partition("\n")[2] if guest else "")
+        + (f'guest_dir = "{guest}"\n' if guest else "")
         + 'keeper = "auto"\n[shimd.timeouts]\nqmp = 2\n'
+        + pods.BOOTED
     )
     return replace(ctr, config=config)
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from integration.harness import cni, process
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
 from integration.harness.pods import Pod, pod_hash
+from integration.harness.sandbox import sandbox
 from integration.harness.scale import SCALE
 from integration.net.conftest import bridge_of
 from integration.net.test_reach import PYTHON
-from integration.template.conftest import Templates
+from integration.template.conftest import GUEST, Templates
 
 pytestmark = pytest.mark.vm
 
@@ -103,6 +105,22 @@ def test_two_clones_differ_in_everything(template: Templates, host: Host, networ
     assert len(secrets) == 2
     assert all(abs(offset) <= 0.05 + uncertain for offset, uncertain in clocks), clocks
     print("clocks ahead by", [f"{offset * 1000:.1f} ms ± {uncertain * 1000:.1f}" for offset, uncertain in clocks])
+
+
+def test_clones_have_the_host_names_of_their_pods(
+    template: Templates, rootfs_dir: Path, tmp_path: Path, name: str
+) -> None:
+    for hostname in ("one", "another"):
+        with sandbox(template.ctr, name, rootfs_dir, tmp_path, config=template.config, hostname=hostname) as pod:
+            assert pod.ctr.exec(pod.id, "e", "hostname").ok().out == hostname
+            assert template.is_cloned(pod.id)
+
+
+def test_the_guest_has_no_machine_id_that_clones_could_share() -> None:
+    listed = subprocess.run(["unsquashfs", "-l", GUEST / "rootfs.img"], check=True, capture_output=True, text=True)
+    files = listed.stdout.splitlines()
+    assert "squashfs-root/usr/bin/mount" in files
+    assert [file for file in files if file.endswith("/machine-id")] == []
 
 
 def test_what_one_clone_writes_to_its_memory_no_other_sees(template: Templates, name: str) -> None:

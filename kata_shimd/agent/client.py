@@ -105,9 +105,15 @@ class AgentClient:
 
     async def become_another(self, seed: bytes) -> None:
         """Give a guest that was copied randomness of its own, and the time."""
-        await self._do(rpcs.RESEED_RANDOM_DEV, pb.ReseedRandomDevRequest(data=seed))
         seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-        await self._do(rpcs.SET_GUEST_DATE_TIME, pb.SetGuestDateTimeRequest(sec=seconds, usec=rest // 1000))
+        now = pb.SetGuestDateTimeRequest(sec=seconds, usec=rest // 1000)
+        reseed = pb.ReseedRandomDevRequest(data=seed)
+        try:
+            async with asyncio.TaskGroup() as both:  # the time goes first, for it is growing old
+                both.create_task(self._do(rpcs.SET_GUEST_DATE_TIME, now))
+                both.create_task(self._do(rpcs.RESEED_RANDOM_DEV, reseed))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
 
     async def create_sandbox(self, sandbox: Sandbox) -> None:
         request = pb.CreateSandboxRequest(

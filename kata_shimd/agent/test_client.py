@@ -197,14 +197,19 @@ async def _failure(call):
     raise AssertionError("it did not fail")
 
 
-async def test_a_copy_is_given_randomness_and_then_the_time():
+async def test_a_copy_is_given_the_time_and_randomness():
     guest = Guest(ReseedRandomDev=wkt.Empty(), SetGuestDateTime=wkt.Empty())
     before = time.time_ns() // 1000
     await talk(guest, lambda agent: agent.become_another(b"seed" * 128))
-    seed, clock = guest.requests
+    clock, seed = guest.requests
     assert seed.data == b"seed" * 128
     assert before <= clock.sec * 1_000_000 + clock.usec <= time.time_ns() // 1000
     assert 0 <= clock.usec < 1_000_000
+
+
+async def test_a_copy_that_does_not_become_another_is_told_plainly():
+    with pytest.raises(AgentRefused):
+        await talk(Guest(ReseedRandomDev=wkt.Empty()), lambda agent: agent.become_another(b"seed"))
 
 
 async def test_an_agent_that_cannot_be_copied_says_so():

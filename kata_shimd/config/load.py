@@ -8,7 +8,7 @@ than ``InvalidArgument`` for whatever the layers hold.
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -25,13 +25,28 @@ MAX_SHOWN: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a pod was told of its configuration: the arguments of `load`, for somebody else who is to come to the same."""
+
+    config_path: Path | None = None
+    config_body: bytes = b""
+    env_path: Path | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def load(self) -> "Loaded":
+        return load(self.config_path, self.config_body, self.env_path, self.annotations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The configuration, where each value came from (by dotted key), what to warn of, and the files read, in order."""
+    """The configuration, where each value came from (by dotted key), what to warn of, the files read, in order, and from what
+    all of it followed."""
 
     config: Config
     origin: Mapping[str, Origin]
     warnings: tuple[str, ...]
     contents: tuple[File, ...]
+    told: Told = Told()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -71,7 +86,8 @@ def load(
     errors, warnings = _judge(found.problems, strict=strict)
     if errors or found.config is None:
         raise _refusal(errors or warnings, found.files)
-    return Loaded(config=found.config, origin=found.origin, warnings=warnings, contents=found.contents)
+    told = Told(config_path=config_path, config_body=config_body, env_path=env_path, annotations=annotations)
+    return Loaded(config=found.config, origin=found.origin, warnings=warnings, contents=found.contents, told=told)
 
 
 def examine(

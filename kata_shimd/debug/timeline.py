@@ -40,6 +40,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "template-failed": "no template: {error}",
     "template-refused": "template {key} is not believed: {error}",
     "template-passed-over": "{why}",
+    "template-ordered": "template {key} is being made by process {pid}",
     "cloned": "from template {key}",
     "clone-failed": "the pod is booted instead: {error}",
     "clone-ended": "{cause}",

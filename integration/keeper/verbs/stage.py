@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from integration.conftest import PREFIX
-from integration.harness.pods import Pod
+from integration.harness.pods import BOOTED, Pod
 from integration.keeper.verbs.guest import Guest, reply
 from integration.launcher.shim import Shim
 from kata_shimd import wire
@@ -70,7 +70,7 @@ class Stage:
         self.events = Events(root / "events")
         self.die = root / "die"
         config = root / "configuration.toml"
-        config.write_text(f'[shimd]\nkeeper = "{self.KEEPER}"\nkeeper_deaths = 1000\n')
+        config.write_text(f'{BOOTED}[shimd]\nkeeper = "{self.KEEPER}"\nkeeper_deaths = 1000\n')
         self.env = {
             "TTRPC_ADDRESS": str(root / "events"),
             "KATA_TEST_GUEST": str(root / "guest"),
