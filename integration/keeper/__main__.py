@@ -64,7 +64,8 @@ def _part(run: Run, kills: int) -> Run:
             "KATA_SHIMD_SEED": str(run.parts + 1),
             "KATA_SHIMD_RESULT": str(result),
         }
-        argv = [sys.executable, "-m", "pytest", "-q", run.setup.test]
+        # A part takes minutes, and is none the worse for it: no dump of its threads.
+        argv = [sys.executable, "-m", "pytest", "-q", "-o", "faulthandler_timeout=0", run.setup.test]
         done = subprocess.run(argv, env={**os.environ, **told}, stdout=subprocess.PIPE, text=True, check=False)
         part = Run.read(result.read_text()) if result.exists() else Run(kills, run.stream_kib)
     part.wrong += [f"after the run: {line}" for line in done.stdout.splitlines() if line.startswith("ERROR ")]
