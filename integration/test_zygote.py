@@ -72,12 +72,12 @@ def zygote(ctr: Ctr, host: Host) -> Iterator[Zygote]:
 
 
 def _is_waiting(child: Process) -> bool:
-    """It has rehearsed, and is in recvmsg (as /proc has it, on x86-64 and arm64)."""
+    """It has rehearsed, and is in poll (as /proc has it, on x86-64 and arm64)."""
     try:
         name, doing = (child.proc / "comm").read_text(), (child.proc / "syscall").read_text()
     except OSError:
         return False
-    return name == "kata-spare\n" and doing.split()[0] in ("47", "212")
+    return name == "kata-spare\n" and doing.split()[0] in ("7", "73")
 
 
 def daemon_of(ctr: Ctr, name: str) -> Process:

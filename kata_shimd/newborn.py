@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -24,8 +25,9 @@ FDS: Final = ("null", "stderr", "listen", "ready", "bootstrap", "gate", "environ
 #: What the daemon finds at 0, 1, 2, …
 _PLACES: Final = ("null", "null", "stderr", "listen", "ready", "bootstrap")
 _MAX_REQUEST: Final = 64 << 10
-#: Said by a child that was forked ahead, once it is ready to become any pod's daemon.
+#: Said by a child that was forked ahead: it accepts from now on; it has what it becomes, and accepts no more.
 WAITS: Final = b"w"
+TAKEN: Final = b"t"
 
 _CLONE_NEWNS: Final = 0x20000
 _MS_REC: Final = 0x4000
@@ -37,6 +39,9 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 #: A daemon's ``main``: its words, and what comes back once it may do what lasts.
 Main = Callable[[Sequence[str], Callable[[], None]], NoReturn]
+#: A request, its descriptors, and its words if it is for a child that waits.
+Received = tuple[bytes, Sequence[int], Sequence[str] | None]
+Receive = Callable[[socket.socket], Received]
 
 
 def become(argv: Sequence[str], fds: Mapping[str, int], main: Main) -> NoReturn:
@@ -51,11 +56,11 @@ def become(argv: Sequence[str], fds: Mapping[str, int], main: Main) -> NoReturn:
     _never_return(live)
 
 
-def wait(control: int, prepare: Callable[[], Main]) -> NoReturn:
-    """A child forked ahead: get ready, say so, and wait for the request. It ends when the zygote does."""
+def wait(control: int, listener: int, prepare: Callable[[], Main], receive: Receive) -> NoReturn:
+    """A child forked ahead: get ready, say so, and take the next request. It ends when the zygote does."""
 
     def live() -> NoReturn:
-        sock = _alone(control)
+        zygote, requests = _alone(control, listener)
         _call("death signal", _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
         _call("name", _libc.prctl(_PR_SET_NAME, b"kata-spare", 0, 0, 0))
         _signals()
@@ -64,35 +69,46 @@ def wait(control: int, prepare: Callable[[], Main]) -> NoReturn:
         main = prepare()
         # From here the end of the socket says it; and once there is a request, the zygote's end is nothing to us.
         _call("death signal", _libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0))
-        with suppress(OSError):  # then there will be no request either
-            sock.send(WAITS)
-        argv, gate = _take(sock)
-        sock.close()
-        _begin(argv, gate, main)
+        argv, fds = _take(zygote, requests, receive)
+        zygote.close()
+        requests.close()
+        _begin(argv, _place(dict(zip(FDS, fds, strict=True)), lowest=len(_PLACES)), main)
 
     _never_return(live)
 
 
-def _take(sock: socket.socket) -> tuple[Sequence[str], int]:
-    """Wait for the request, and put all that it brings in its place; the words and the gate. Ends when nobody will ask any more."""
+def _take(zygote: socket.socket, requests: socket.socket, receive: Receive) -> tuple[Sequence[str], Sequence[int]]:
+    """The words and descriptors of the first request that is ours; others are left to the zygote. Ends when that has."""
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    poll.register(zygote, 0)
     try:
-        raw, fds, _, _ = socket.recv_fds(sock, _MAX_REQUEST, len(FDS))
+        zygote.send(WAITS)
+        while not any(fd == zygote.fileno() for fd, _ in poll.poll()):
+            with suppress(BlockingIOError), requests.accept()[0] as connection:
+                try:
+                    raw, fds, argv = receive(connection)
+                except OSError:  # says nothing
+                    continue
+                if argv is not None:
+                    zygote.send(TAKEN)
+                    connection.send(json.dumps({"pid": os.getpid()}).encode())
+                    return argv, fds
+                socket.send_fds(zygote, [raw or b"?"], [connection.fileno(), *fds])
+                for fd in fds:
+                    os.close(fd)
     except ConnectionError:
-        os._exit(0)
-    if len(fds) != len(FDS):
-        os._exit(0)
-    return json.loads(raw)["argv"], _place(dict(zip(FDS, fds, strict=True)), lowest=len(_PLACES))
+        pass
+    os._exit(0)
 
 
 def _rehearse() -> None:
-    """Take a request that leaves all as it is."""
+    """Put descriptors in place that leave all as it is."""
     environ, null = os.memfd_create("environ", os.MFD_CLOEXEC), os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.write(environ, b"".join(b"%s=%s\0" % entry for entry in os.environb.items()))
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with here, there:
-        for _ in range(3):
-            socket.send_fds(there, [b'{"argv": []}'], [null, 2, null, null, null, null, environ])
-            os.close(_take(here)[1])
+    for _ in range(3):
+        fds = [os.dup(fd) for fd in (null, 2, null, null, null, null, environ)]
+        os.close(_place(dict(zip(FDS, fds, strict=True)), lowest=len(_PLACES)))
     os.close(environ)
     os.close(null)
 
@@ -113,14 +129,14 @@ def _never_return(live: Callable[[], NoReturn]) -> NoReturn:
         os._exit(code)
 
 
-def _alone(control: int) -> socket.socket:
-    """Close all that is the zygote's but 0 to 2, and take the numbers that the daemon's will have: nothing else gets them."""
-    above = fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, max(control + 1, len(_PLACES)))
-    os.closerange(3, above)
-    os.closerange(above + 1, os.sysconf("SC_OPEN_MAX"))
+def _alone(*kept: int) -> list[socket.socket]:
+    """Close what is the zygote's, but 0 to 2 and what is kept, and take the daemon's numbers, so that nothing else gets them."""
+    above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(*kept, len(_PLACES)) + 1) for fd in kept]
+    os.closerange(3, above[0])
+    os.closerange(above[-1] + 1, os.sysconf("SC_OPEN_MAX"))
     for _ in range(3, len(_PLACES)):
         os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    return socket.socket(fileno=above)
+    return [socket.socket(fileno=fd) for fd in above]
 
 
 def _begin(argv: Sequence[str], fd: int, main: Main) -> NoReturn:

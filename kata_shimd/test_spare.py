@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,8 +16,8 @@ from kata_shimd import newborn, rehearsal
 from kata_shimd.test_zygote import ASKED, Asked, eventually_gone, tell
 from kata_shimd.zygote import Zygote
 
-#: recvmsg(2) as /proc/PID/syscall has it.
-RECVMSG = {"47", "212"}
+#: poll(2) as /proc/PID/syscall has it.
+POLL = {"7", "73"}
 
 
 def tell_that_ahead(argv, gate):
@@ -70,7 +71,7 @@ def until(found):
 def waits(pid):
     try:
         proc = Path(f"/proc/{pid}")
-        return (proc / "comm").read_text() == "kata-spare\n" and (proc / "syscall").read_text().split()[0] in RECVMSG
+        return (proc / "comm").read_text() == "kata-spare\n" and (proc / "syscall").read_text().split()[0] in POLL
     except OSError:
         return False
 
@@ -121,6 +122,22 @@ def test_an_orphan_is_forked_anew(node):
 def test_what_is_refused_costs_no_child(node):
     ahead = node.ahead()
     assert "error" in node.ask({**ASKED, "version": "0"}).answer
+    assert node.ask().answer["pid"] == ahead
+
+
+def test_one_that_says_nothing_or_goes_at_once_costs_no_child(node):
+    ahead = node.ahead()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.connect(str(node.path))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as hasty:
+            hasty.connect(str(node.path))
+        assert node.ask().answer["pid"] == ahead
+
+
+@pytest.mark.parametrize("count", [0, 6, 8])
+def test_other_descriptors_than_are_asked_for_cost_no_child(node, count):
+    ahead = node.ahead()
+    assert "error" in node.ask(fds=count).answer
     assert node.ask().answer["pid"] == ahead
 
 

@@ -63,7 +63,7 @@ class Asked:
 
     def __init__(self, path, said=ASKED, *, fds=7, environ=b"A=1\0B=x=y\0LISTEN_PID=1\0"):
         self.ends = {}
-        given = [self._fd(name, environ) for name in FDS][:fds]
+        given = [self._fd(name, environ) for name in (*FDS, "more")][:fds]
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(20)
         self.sock.connect(str(path))

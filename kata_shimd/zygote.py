@@ -13,14 +13,16 @@ with seven descriptors: the daemon's 0 and 1, 2, 3 to 5 (as `docs/contracts.md` 
 entries end with NUL). An orphan is not the zygote's child but whoever's the orphans are: systemd's, which learns of the ends of
 its own children only. The answer is {"pid": n} or {"error": "…"}. The child does nothing before it has read a byte from the gate.
 
-One child is forked ahead, once nobody has asked for a moment: it has rehearsed its start (`rehearsal`) and waits. It is given the
-next request; those that come sooner than the next such child are answered by plain forks.
+One child is forked ahead, once nobody has asked for a moment: it has rehearsed its start (`rehearsal`), waits at the socket, and
+takes the next request itself; what is not for it, it hands to the zygote. Requests that come while there is none are answered by
+plain forks.
 """
 
 import gc
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import struct
@@ -117,36 +119,64 @@ def warm() -> Main:
     return daemon.main
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it was received, and where to answer it."""
+
+    connection: socket.socket
+    raw: bytes
+    fds: Sequence[int]
+    flags: int
+
+    @classmethod
+    def receive(cls, connection: socket.socket) -> Self:
+        """:raises OSError: nothing came in time"""
+        connection.settimeout(PATIENCE)
+        raw, fds, flags, _ = socket.recv_fds(connection, MAX_REQUEST, len(FDS))
+        return cls(connection, raw, fds, flags)
+
+    def check(self, installation: Installation) -> Request:
+        """:raises InvalidArgument, FailedPrecondition: it is refused"""
+        _check_peer(self.connection)
+        request = parse(self.raw)
+        if len(self.fds) != len(FDS) or self.flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise InvalidArgument("read request", "", f"{len(self.fds)} descriptors instead of {len(FDS)}")
+        installation.check(request)
+        return request
+
+
 # --- a child forked ahead --------------------------------------------------------------------------------------------
 
 
 class Spare:
     """A child that has all of its start behind it but the pod. It ends with the zygote, or when this is closed."""
 
-    def __init__(self, pid: int, sock: socket.socket) -> None:
-        self.pid, self._sock = pid, sock
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        #: Whether it takes the requests, which until then is the zygote's to do.
+        self.waits = False
 
     @classmethod
-    def fork(cls, prepare: Callable[[], Main]) -> Self:
+    def fork(cls, listener: socket.socket, prepare: Callable[[], Main], receive: newborn.Receive) -> Self:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            newborn.wait(theirs.detach(), prepare)
+            newborn.wait(theirs.detach(), listener.detach(), prepare, receive)
         theirs.close()
-        return cls(pid, ours)
+        return cls(ours)
 
-    def take(self, raw: bytes, fds: Sequence[int]) -> bool:
-        """Whether it becomes what is asked for. False while it still rehearses, and when it is gone."""
+    def hear(self) -> Asked | None:
+        """What it says next: a request that it leaves to us; or None, and then it waits, or is none any more."""
         try:
-            if self._sock.recv(1, socket.MSG_DONTWAIT) == newborn.WAITS:
-                socket.send_fds(self._sock, [raw], fds)
-                return True
-        except OSError:
-            pass
-        return False
-
-    def close(self) -> None:
-        self._sock.close()
+            raw, fds, flags, _ = socket.recv_fds(self.sock, MAX_REQUEST, len(FDS) + 1)
+        except ConnectionError:
+            raw, fds, flags = b"", [], 0
+        if fds:
+            return Asked(socket.socket(fileno=fds[0]), raw, fds[1:], flags)
+        self.waits = raw == newborn.WAITS
+        if not self.waits:
+            self.sock.close()
+        return None
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------
@@ -164,68 +194,87 @@ class Zygote:
         self._installation = Installation()
         self.path = run_dir / SOCKET
         self._listener = listen(self.path)
+        # A child that waits accepts too.
+        self._listener.setblocking(False)
 
     def serve(self) -> NoReturn:
         """Fork on request, one after the other. Becomes a new zygote when the package was replaced."""
         # The kernel reaps them: nobody waits for a daemon here, its pidfd tells whom it concerns.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
-            connection = self._next()
-            with connection:
-                self._answer(connection)
+            asked = self._next()
+            if asked is not None:
+                with asked.connection:
+                    self._answer(asked)
             if self._installation.stale:
                 self._renew()
 
-    def _next(self) -> socket.socket:
-        """The next request's connection. When none comes for a while, a child is forked for it meanwhile."""
-        if self._prepare is not None and self._spare is None:
-            self._listener.settimeout(QUIET)
-            with suppress(TimeoutError):
-                return self._listener.accept()[0]
-            self._spare = Spare.fork(self._prepare)
-        self._listener.settimeout(None)
-        return self._listener.accept()[0]
+    def _next(self) -> Asked | None:
+        """The next request, if it comes now. A child that waits takes all it can; when nobody asks for a while, one is forked."""
+        spare = self._spare
+        if spare is not None and spare.waits:
+            return self._hear(spare)
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        if spare is not None:
+            poll.register(spare.sock, select.POLLIN)
+        events = poll.poll(QUIET * 1000 if self._prepare is not None and spare is None else None)
+        if not events and self._prepare is not None:
+            self._spare = Spare.fork(self._listener, self._prepare, self._receive)
+        if spare is not None and any(fd == spare.sock.fileno() for fd, _ in events):
+            return self._hear(spare)
+        return self._accept() if events else None
+
+    def _hear(self, spare: Spare) -> Asked | None:
+        asked = spare.hear()
+        if asked is None and not spare.waits:
+            self._spare = None
+        return asked
+
+    def _accept(self) -> Asked | None:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return None  # a child was quicker
+        try:
+            return Asked.receive(connection)
+        except OSError as error:
+            _log.warning("%s", error)
+            connection.close()
+            return None
+
+    def _receive(self, connection: socket.socket) -> newborn.Received:
+        """In a child that waits: what was asked for, if it is the child's to become."""
+        asked = Asked.receive(connection)
+        try:
+            request = asked.check(self._installation)
+        except ShimError:
+            whole = not asked.flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+            return asked.raw if whole else b"", asked.fds, None
+        return asked.raw, asked.fds, None if request.orphan else request.argv
 
     def close(self) -> None:
         self.path.unlink(missing_ok=True)
         self._listener.close()
         if self._spare is not None:
-            self._spare.close()
+            self._spare.sock.close()
 
-    def _answer(self, connection: socket.socket) -> None:
-        connection.settimeout(PATIENCE)
-        fds: list[int] = []
+    def _answer(self, asked: Asked) -> None:
         try:
-            _check_peer(connection)
-            raw, fds, flags, _ = socket.recv_fds(connection, MAX_REQUEST, len(FDS))
-            answer: Mapping[str, Any] = {"pid": self._fork(raw, fds, flags)}
+            answer: Mapping[str, Any] = {"pid": self._fork(asked)}
         except (ShimError, OSError) as error:
             _log.warning("%s", error)
             answer = {"error": str(error)}
         finally:
-            for fd in fds:
+            for fd in asked.fds:
                 os.close(fd)
         with suppress(OSError):
-            connection.send(json.dumps(answer).encode())
+            asked.connection.send(json.dumps(answer).encode())
 
-    def _fork(self, raw: bytes, fds: Sequence[int], flags: int) -> int:
-        request = parse(raw)
-        if len(fds) != len(FDS) or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise InvalidArgument("read request", "", f"{len(fds)} descriptors instead of {len(FDS)}")
-        self._installation.check(request)
-        if not request.orphan and (pid := self._give(raw, fds)):
-            return pid
-        become = partial(newborn.become, request.argv, dict(zip(FDS, fds, strict=True)), self._main)
+    def _fork(self, asked: Asked) -> int:
+        request = asked.check(self._installation)
+        become = partial(newborn.become, request.argv, dict(zip(FDS, asked.fds, strict=True)), self._main)
         return _fork_orphan(become) if request.orphan else _fork(become)
-
-    def _give(self, raw: bytes, fds: Sequence[int]) -> int:
-        """The pid of the child that was forked ahead, if there is one; there is none afterwards."""
-        if (spare := self._spare) is None:
-            return 0
-        self._spare = None
-        taken = spare.take(raw, fds)
-        spare.close()
-        return spare.pid if taken else 0
 
     def _renew(self) -> NoReturn:
         _log.warning("the package was replaced: a new zygote takes over")

@@ -33,8 +33,8 @@ NAMESPACE: Final = "bench"
 NOTES: Final = "io.kubernetes.cri"
 #: Set in the process whose /run is in memory.
 _IN_MEMORY: Final = "KATA_SHIMD_BENCH_RUN"
-#: recvmsg(2), as /proc/PID/syscall has it on x86-64 and arm64.
-_RECVMSG: Final = ("47", "212")
+#: poll(2), as /proc/PID/syscall has it on x86-64 and arm64.
+_POLL: Final = ("7", "73")
 AIMS: Final = {"zygote ÷ runc's": 0.7, "further container ÷ runc's": 0.25, "start of the last pod ÷ the first": 1.2}
 PSS_AIM_MB: Final = 6.0
 
@@ -140,7 +140,7 @@ def _waiting(pid: int) -> process.Process | None:
     """The process, if it is a child that was forked ahead and has nothing to do but wait."""
     with suppress(OSError):
         proc = Path(f"/proc/{pid}")
-        if (proc / "comm").read_text() == "kata-spare\n" and (proc / "syscall").read_text().split()[0] in _RECVMSG:
+        if (proc / "comm").read_text() == "kata-spare\n" and (proc / "syscall").read_text().split()[0] in _POLL:
             return process.find(pid)
     return None
 
