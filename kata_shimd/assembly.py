@@ -47,7 +47,7 @@ from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
-from kata_shimd.vm.adopt import adopt
+from kata_shimd.vm.adopt import adopt, end_left
 from kata_shimd.vm.phases import Phases
 from kata_shimd.vm.spec import VmSpec
 from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
@@ -270,11 +270,15 @@ class Booter:
             await self._vm.answers()
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
-        """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
+        """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end, and one that an earlier
+        daemon booted has ended: what ran in it is told as lost next
+        """
         try:
             return await self._boot()
         except ShimError as error:
             self.agent.fail(error)
+            if self._parts.survival is not None:
+                await end_left(self._parts.ledger)
             raise
 
     async def _boot(self) -> tuple[machine.Machine, AgentClient]:

@@ -143,6 +143,11 @@ class Guest:
         process.waiting.append(stream)
         self._put_out(sock, process)
 
+    def _TtyWinResize(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.TtyWinResizeRequest, payload)
+        self._act("resize", request.exec_id, f"{request.row}x{request.column}")
+        reply(sock, stream)
+
     def _GetOOMEvent(self, _sock: socket.socket, _stream: int, _payload: bytes) -> None:
         """Never."""
 

@@ -118,6 +118,24 @@ def test_a_machine_that_ends_while_no_daemon_is_there(stage: Stage, run) -> None
     run(body)
 
 
+def test_a_machine_that_cannot_be_taken_over_is_ended_before_its_tasks_are(stage: Stage) -> None:
+    """Its monitor does not answer the next daemon. Whoever hears of 255 may begin the task elsewhere: nothing of it runs on."""
+    stage.env["KATA_TEST_DEAF"] = "1"
+    stage.shim.start("pod", **stage.env).ok()
+    eventually("the boot", stage.booted, within=PATIENCE)
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        machine = stage.pod.process("qemu")
+        machine.signal(signal.SIGSTOP)
+        stage.pod.process("daemon").kill()
+        assert await ended == 255
+        assert not machine.alive()
+        await finish(stage, caller)
+
+    over_a_container(stage, body)
+    assert [topic for topic in stage.events.topics if "exit" in topic] == ["/tasks/exit"]
+
+
 def test_keepers_and_daemons_that_die_in_turn(stage: Stage, run) -> None:
     async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
         for _ in range(3):
