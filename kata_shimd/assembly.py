@@ -131,7 +131,7 @@ def _decode_options(value: bytes) -> tuple[str, bytes]:
 # --- the pod ---------------------------------------------------------------------------------------------------------
 
 
-def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> Shim:
+def assemble(arguments: "Arguments", listener: socket.socket | None, parts: Parts) -> Shim:
     """Make the pod and its server. Nothing runs yet."""
     survival = parts.survival
     choice = accel.choose(accel.Setting(parts.loaded.config.shimd.accelerator.value))
@@ -172,7 +172,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
 
     server = Server(
         # A keeper accepts for us.
-        None if survival else listener,
+        listener,
         survival.services(table) if survival else table,
         boundary=boundary(parts.journal.write, calls),
         on_lost=lost,

@@ -308,7 +308,8 @@ Live = Callable[[Arguments, Mapping[str, int], assembly.Parts, asyncio.Event], A
 
 def join(arguments: Arguments, inherited: Mapping[str, int], parts: assembly.Parts) -> assembly.Shim:
     """The whole shim, which serves from now on; its pod has not begun."""
-    listener = socket.socket(fileno=inherited["listen"])
+    # A pod's keeper accepts, and has the descriptor from us for as long as the pod lives.
+    listener = None if parts.survival else socket.socket(fileno=inherited["listen"])
     shim = assembly.assemble(arguments, listener, parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
