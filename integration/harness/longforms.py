@@ -36,6 +36,10 @@ FORMS: Final[Mapping[str, Form]] = {
         ("integration.keeper", "--keep"),
         "1000 deaths of daemons under all kinds of load; writes docs/keeper.md; an hour",
     ),
+    "upgrade": Form(
+        ("integration.keeper.upgrades", "--keep"),
+        "pods of earlier commits moved to this one, back, and on, under load; writes docs/upgrade.md; ten minutes",
+    ),
     "cri": Form(
         ("pytest", "--long", "integration/cri/test_failed_creates.py", "integration/cri/test_restart.py"),
         "creations that fail at every record, and containerd restarted at every step, on both versions; half an hour",

@@ -9,7 +9,7 @@ from integration.harness.waiting import eventually
 from integration.keeper.verbs.client import PATIENCE, Caller
 from integration.keeper.verbs.stage import with_standin
 from integration.keeper.verbs.test_ends import DEAD, finish, state
-from integration.keeper.verbs.test_upgrades import call, moved
+from integration.keeper.verbs.test_upgrades import LOOPS, call, moved, settled
 from integration.keeper.verbs.test_verbs import ALL
 from integration.systemd.lives import over_a_container, until_gone
 from integration.systemd.stage import UnitStage
@@ -31,17 +31,16 @@ def other(stage: UnitStage, instead: str = "") -> pb.UpgradeRequest:
 async def serving(stage: UnitStage, caller: Caller, births: int) -> pb.DescribeResponse:
     """The daemon that has the pod when so many have begun."""
     await asyncio.to_thread(eventually, f"{births} births", lambda: stage.deaths() + 1 >= births, within=PATIENCE)
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            found = await call(caller, rpcs.DESCRIBE, pb.DescribeRequest())
-            if found.settled:
-                return found
-            await asyncio.sleep(0.05)  # nobody tells when a daemon has its pod
+    return await settled(caller)
 
 
 @pytest.mark.parametrize("k", range(1, ALL + 1) if ALL else (1, 4, 9))
 def test_the_pod_has_a_daemon_whoever_dies(stage: UnitStage, k: int) -> None:
+    before, after = LOOPS[k % 2]
+    stage.configure("[shimd]", f'[shimd]\nevent_loop = "{before}"')
+
     async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        stage.configure(f'"{before}"', f'"{after}"')
         asked = other(stage)
         stage.arm(k)
         await moved(caller, asked)
