@@ -1,7 +1,7 @@
 """``python -m integration.keeper.upgrades``: the long form of `test_earlier`.
 
-Pods of several earlier commits, spread evenly over all that can hand a pod on, are moved to this commit, back, and here again, under
-more load. ``--keep`` writes what came of it into docs/upgrade.md. Exit code 1 when there was a complaint.
+Pods of several earlier commits, spread evenly over all that can hand a pod on, are moved to this commit, back, and here again,
+under more load. ``--keep`` writes what came of it into docs/upgrade.md. Exit code 1 when there was a complaint.
 """
 
 import argparse

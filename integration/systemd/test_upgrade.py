@@ -1,10 +1,12 @@
 """Pods that are units, moved to another installation while a container runs: it settles, or the one before serves again."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
+from integration.conftest import PREFIX
 from integration.harness.waiting import eventually
 from integration.keeper.verbs.client import PATIENCE, Caller
 from integration.keeper.verbs.stage import with_standin
@@ -91,6 +93,31 @@ def test_one_that_fails_in_its_place_gives_it_back(stage: UnitStage, how: str) -
     with stage.systemd.tuned("TimeoutStartSec=6"):
         over_a_container(stage, body)
         eventually("nothing left", stage.is_gone, within=PATIENCE)
+
+
+FOLLOW = "import sys; from kata_shimd.cli.units import follow; follow(sys.argv[1:2], sys.argv[2])"
+
+
+def test_the_old_installation_is_not_needed_any_more(stage: UnitStage) -> None:
+    """Once the unit names the new launcher, as the command sees to."""
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        asked = other(stage)
+        await moved(caller, asked)
+        daemon = stage.pid("daemon")
+        done = stage.systemd.run([PREFIX / "bin/python3", "-I", "-c", FOLLOW, stage.pod.name, asked.launcher])
+        assert done.returncode == 0, done
+        for command in ("ExecStart", "ExecStopPost"):
+            assert f"path={asked.launcher} ;" in stage.state(command)
+        assert (stage.pid("daemon"), stage.state("MainPID")) == (daemon, str(daemon))
+        shutil.rmtree(stage.root / "bin")
+        await asyncio.to_thread(stage.kill_daemon)
+        stage.guest.finish("pod", 5)
+        assert await ended == 5
+        await finish(stage, caller)
+
+    over_a_container(stage, body)
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
 
 
 def test_one_that_knows_nothing_of_units_is_refused(stage: UnitStage) -> None:
