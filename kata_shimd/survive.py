@@ -9,8 +9,7 @@ import base64
 import logging
 import os
 import socket
-import sys
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from kata_shimd.api import agent as pb
 from kata_shimd.config.model import Config, Keeping, ShimdConfig
 from kata_shimd.durable.caller import DurableClient, KeyOf
 from kata_shimd.durable.channel import DurableSink, DurableSource, again
-from kata_shimd.durable.keeper import LISTEN, Keeper
+from kata_shimd.durable.keeper import LISTEN, Keeper, own_argv
 from kata_shimd.durable.memory import new
 from kata_shimd.durable.once import Once
 from kata_shimd.durable.store import NAME, VERSION, Store
@@ -143,12 +142,19 @@ def keeping_value(shimd: ShimdConfig) -> dict[str, int]:
     return {"deaths": shimd.keeper_deaths, "within": shimd.keeper_seconds}
 
 
-def keeper_argv(shimd: ShimdConfig, fd: int, next_connection: int, launcher: Path, pod_dir: Path) -> list[str]:
-    """How a keeper is begun (`docs/contracts.md`); it starts later daemons as this one was started."""
+def keeper_argv(
+    shimd: ShimdConfig, fd: int, next_connection: int, launcher: Path, pod_dir: Path, argv: Sequence[str]
+) -> list[str]:
+    """How a keeper is begun (`docs/contracts.md`) that starts later daemons with ``argv``."""
     limits = ("--deaths", str(shimd.keeper_deaths), "--within", str(shimd.keeper_seconds))
     options = ("--pod-dir", str(pod_dir), "--next-connection", str(next_connection), *limits)
     spare = ("--spare",) if shimd.keeper_spare else ()
-    return [str(launcher), "keep", str(fd), *options, *spare, "--", sys.executable, *sys.orig_argv[1:]]
+    return [str(launcher), "keep", str(fd), *options, *spare, "--", *argv]
+
+
+def launcher_in(argv: Sequence[str]) -> Path:
+    """The one that a daemon with this command line calls its own."""
+    return Path(argv[argv.index("--launcher") + 1])
 
 
 class Survival:
@@ -299,7 +305,7 @@ class Survival:
     def _keep_at(self, systemd: SystemdKeeper) -> None:
         """The launcher is told last: a daemon of which not everything is kept has no successor."""
         systemd.keep((LISTEN, BOOTSTRAP))
-        systemd.hold(LAUNCH, launch([sys.executable, *sys.orig_argv[1:]], os.environb))
+        systemd.hold(LAUNCH, launch(own_argv(), os.environb))
         systemd.hold(MOUNTS, mounts())
         self._ledger.set(KEEPING, keeping_value(self._config.shimd))
 
@@ -332,17 +338,17 @@ class Survival:
 
     # --- the keeper --------------------------------------------------------------------------------------------------
 
-    def _begin_keeper(self, fd: int, next_connection: int) -> None:
+    def _begin_keeper(self, fd: int, next_connection: int, argv: Sequence[str]) -> None:
         for record in list(self._ledger.state.live.values()):
             if record.kind == Kind.PROCESS and record.fields.get("what") == KEEPER:
                 # One that only hangs would go on some day, and there would be two.
                 kill(record.fields.get("pid", 0), record.fields.get("start"))
                 self._ledger.undone(record.n)
-        launcher, pod_dir = self._arguments.launcher, self._arguments.pod_dir
+        pod_dir = self._arguments.pod_dir
         spawn(
             self._ledger,
-            Gate(launcher=launcher),
-            keeper_argv(self._config.shimd, fd, next_connection, launcher, pod_dir),
+            Gate(launcher=self._arguments.launcher),
+            keeper_argv(self._config.shimd, fd, next_connection, launcher_in(argv), pod_dir, argv),
             what=KEEPER,
             stderr=Path(pod_dir / "keeper.stderr"),
             pass_fds=(fd,),

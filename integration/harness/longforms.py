@@ -44,6 +44,10 @@ FORMS: Final[Mapping[str, Form]] = {
         ("integration.keeper", "300", "--keeper", "systemd", "--keep"),
         "300 such deaths of daemons that systemd keeps; writes docs/keeper.md; twenty minutes",
     ),
+    "upgrade": Form(
+        ("integration.keeper.upgrades", "--keep"),
+        "pods of earlier commits moved to this one, back, and on, under load; writes docs/upgrade.md; ten minutes",
+    ),
     "cri": Form(
         ("pytest", "--long", "integration/cri/test_failed_creates.py", "integration/cri/test_restart.py"),
         "creations that fail at every record, and containerd restarted at every step, on both versions; half an hour",

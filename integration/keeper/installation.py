@@ -32,7 +32,7 @@ class Installation:
         """Of these."""
         made = cls(prefix)
         subprocess.run([PREFIX / "bin/python3", "-m", "venv", "--without-pip", "--symlinks", prefix], check=True)
-        shutil.copy2(launcher, prefix / "bin")
+        shutil.copy2(launcher, made.launcher)
         for entry in made._packages(PREFIX).iterdir():
             if entry.name != _PACKAGE:
                 (made._packages(prefix) / entry.name).symlink_to(entry.resolve())

@@ -83,6 +83,7 @@ def travel(on: Node, name: str, stations: Sequence[Installation], *, size: int, 
     journey = Journey(load.seen)
 
     def move_all() -> None:
+        assert _programs(on.pod(name)) == _wanted(stations[0]), "it is not of the installation that it is to leave"
         _one_more_of_each(load.seen)
         for station in stations[1:]:
             on.set_installed(station)

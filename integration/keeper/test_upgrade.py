@@ -14,7 +14,7 @@ from integration.harness.pods import Pod
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.keeper.installation import Installation
-from integration.keeper.killing import Hammer, Noticed, kill_daemon, listing
+from integration.keeper.killing import CONFIG, Hammer, Noticed, kill_daemon, listing
 from kata_shimd import __version__
 
 pytestmark = pytest.mark.vm
@@ -23,8 +23,11 @@ NEW = "7.8.9"
 
 
 @pytest.fixture
-def container(kept: Ctr, name: str) -> str:
-    kept.start(name, "sh", "-c", "while :; do sleep 86400; done")
+def container(kept: Ctr, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """One that runs; with a parameter, its daemons on this event loop."""
+    config = tmp_path / "configuration.toml"
+    config.write_text(CONFIG + (f'event_loop = "{request.param}"\n' if hasattr(request, "param") else ""))
+    kept.start(name, "sh", "-c", "while :; do sleep 86400; done", config=config)
     yield name
     kept.remove(name)
 
@@ -50,6 +53,7 @@ def executable(found: process.Process) -> str:
     return Path(f"/proc/{found.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
 
 
+@pytest.mark.parametrize("container", ["asyncio", "uvloop"], indirect=True)
 def test_a_pod_under_load_moves_and_nobody_notices(
     kept: Ctr, container: str, pod_of: Callable[[str], Pod], unnoticed: Noticed, upgrade, tmp_path: Path
 ) -> None:

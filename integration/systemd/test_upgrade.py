@@ -1,15 +1,17 @@
 """Pods that are units, moved to another installation while a container runs: it settles, or the one before serves again."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
+from integration.conftest import PREFIX
 from integration.harness.waiting import eventually
 from integration.keeper.verbs.client import PATIENCE, Caller
 from integration.keeper.verbs.stage import with_standin
 from integration.keeper.verbs.test_ends import DEAD, finish, state
-from integration.keeper.verbs.test_upgrades import call, moved
+from integration.keeper.verbs.test_upgrades import LOOPS, call, moved, settled
 from integration.keeper.verbs.test_verbs import ALL
 from integration.systemd.lives import over_a_container, until_gone
 from integration.systemd.stage import UnitStage
@@ -31,17 +33,16 @@ def other(stage: UnitStage, instead: str = "") -> pb.UpgradeRequest:
 async def serving(stage: UnitStage, caller: Caller, births: int) -> pb.DescribeResponse:
     """The daemon that has the pod when so many have begun."""
     await asyncio.to_thread(eventually, f"{births} births", lambda: stage.deaths() + 1 >= births, within=PATIENCE)
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            found = await call(caller, rpcs.DESCRIBE, pb.DescribeRequest())
-            if found.settled:
-                return found
-            await asyncio.sleep(0.05)  # nobody tells when a daemon has its pod
+    return await settled(caller)
 
 
 @pytest.mark.parametrize("k", range(1, ALL + 1) if ALL else (1, 4, 9))
 def test_the_pod_has_a_daemon_whoever_dies(stage: UnitStage, k: int) -> None:
+    before, after = LOOPS[k % 2]
+    stage.configure("[shimd]", f'[shimd]\nevent_loop = "{before}"')
+
     async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        stage.configure(f'"{before}"', f'"{after}"')
         asked = other(stage)
         stage.arm(k)
         await moved(caller, asked)
@@ -92,6 +93,31 @@ def test_one_that_fails_in_its_place_gives_it_back(stage: UnitStage, how: str) -
     with stage.systemd.tuned("TimeoutStartSec=6"):
         over_a_container(stage, body)
         eventually("nothing left", stage.is_gone, within=PATIENCE)
+
+
+FOLLOW = "import sys; from kata_shimd.cli.units import follow; follow(sys.argv[1:2], sys.argv[2])"
+
+
+def test_the_old_installation_is_not_needed_any_more(stage: UnitStage) -> None:
+    """Once the unit names the new launcher, as the command sees to."""
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        asked = other(stage)
+        await moved(caller, asked)
+        daemon = stage.pid("daemon")
+        done = stage.systemd.run([PREFIX / "bin/python3", "-I", "-c", FOLLOW, stage.pod.name, asked.launcher])
+        assert done.returncode == 0, done
+        for command in ("ExecStart", "ExecStopPost"):
+            assert f"path={asked.launcher} ;" in stage.state(command)
+        assert (stage.pid("daemon"), stage.state("MainPID")) == (daemon, str(daemon))
+        shutil.rmtree(stage.root / "bin")
+        await asyncio.to_thread(stage.kill_daemon)
+        stage.guest.finish("pod", 5)
+        assert await ended == 5
+        await finish(stage, caller)
+
+    over_a_container(stage, body)
+    eventually("nothing left", stage.is_gone, within=PATIENCE)
 
 
 def test_one_that_knows_nothing_of_units_is_refused(stage: UnitStage) -> None:

@@ -10,7 +10,6 @@ Must never happen: something is used that ought to survive and has not been hand
 import logging
 import os
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from kata_shimd.durable import points
-from kata_shimd.durable.keeper import LISTEN, Admit, Keeper
+from kata_shimd.durable.keeper import LISTEN, Admit, Keeper, own_argv
 from kata_shimd.durable.memory import new
 from kata_shimd.durable.tape import HEAD
 from kata_shimd.durable.trial import Trial
@@ -64,7 +63,8 @@ class SystemdKeeper(Keeper):
         self._held = {name: fd for name, fd in found.items() if name not in connections}
         self._admit_all(connections | dict(self._journals(connections)))
         if not self._trial.is_on:
-            self._forget_next()
+            # Whoever was to be tried has been, or is not wanted.
+            self._forget(NEXT)
         self._accept_at(self._held[LISTEN])
 
     def hold(self, name: str, fd: int) -> None:
@@ -93,7 +93,7 @@ class SystemdKeeper(Keeper):
         """
         self.hold(NEXT, launch(argv, os.environb))
         if self._unsaid:
-            self._forget_next()
+            self._forget(NEXT)
             raise HostFailed("tell systemd", "the next daemon", "it does not listen at the moment", hint="try again")
         self._trial.comes_next(patience)
 
@@ -102,15 +102,9 @@ class SystemdKeeper(Keeper):
         if not self._trial.is_on:
             return
         self._trial.has_time()
-        self.hold(LAUNCH, launch([sys.executable, *sys.orig_argv[1:]], os.environb))
+        self.hold(LAUNCH, launch(own_argv(), os.environb))
         self._trial.is_past()
-        self._forget_next()
-
-    def _forget_next(self) -> None:
-        """Whoever was to be tried has been, or is not wanted."""
-        if (fd := self.held(NEXT)) is not None:
-            self.release(NEXT)
-            os.close(fd)
+        self._forget(NEXT)
 
     def ready(self) -> None:
         """Nothing is begun ahead: systemd starts the next when it is needed."""
@@ -241,7 +235,7 @@ def _is_ours(connection: socket.socket) -> bool:
         return False
 
 
-def _nobody(_fd: int, _next_connection: int) -> None:
+def _nobody(_fd: int, _next_connection: int, _argv: Sequence[str]) -> None:
     raise AssertionError("systemd needs no begin")
 
 

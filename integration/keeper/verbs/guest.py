@@ -34,6 +34,8 @@ class Guest:
         self.acts: Counter[str] = Counter()
         self.sessions = 0
         self.silent: set[str] = set()
+        #: What changes nothing, and was asked while we were silent.
+        self._unanswered: list[tuple[socket.socket, int]] = []
         self._socks: list[socket.socket] = []
         self._processes: dict[tuple[str, str], Process] = {}
         self._listener = socket.socket(socket.AF_UNIX)
@@ -79,9 +81,18 @@ class Guest:
     def _answer(self, sock: socket.socket, stream: int, request: Request) -> None:
         handler = getattr(self, f"_{request.method}", None)
         if handler is None:
-            reply(sock, stream)
+            if request.method in self.silent:
+                self._unanswered.append((sock, stream))
+            else:
+                reply(sock, stream)
             return
         handler(_Deaf() if request.method in self.silent else sock, stream, request.payload)
+
+    def speak(self) -> None:
+        """Be silent no longer; what only waited for an answer gets it."""
+        self.silent = set()
+        while self._unanswered:
+            reply(*self._unanswered.pop())
 
     def _act(self, *words: object) -> None:
         self.acts[" ".join(map(str, words))] += 1

@@ -113,6 +113,13 @@ class Stage:
         beside.write_text(str(k))
         beside.rename(self.die)
 
+    def configure(self, old: str, new: str) -> None:
+        """For daemons to come."""
+        config = self.root / "configuration.toml"
+        text = config.read_text()
+        assert old in text
+        config.write_text(text.replace(old, new))
+
     def deaths(self) -> int:
         lines = map(json.loads, (self.shim.pod("pod") / "ledger").read_text().splitlines())
         return sum(line["op"] == "made" and line["n"] == DAEMON for line in lines) - 1

@@ -152,6 +152,7 @@ impl<'a> Keeper<'a> {
                 Word::Remove(name) => self.store.remove(&name),
                 Word::Ready => self.prepare_spare(),
                 Word::Next(argv, patience) => self.prepare_trial(&argv, patience),
+                Word::OnTrial(argv, patience) => self.go_on_with_trial(&argv, patience),
                 Word::Settled(launcher) => self.settle(launcher),
                 Word::Nothing => {}
             }
@@ -279,6 +280,17 @@ impl<'a> Keeper<'a> {
                 self.trial = Some(trial);
             }
             Err(error) => eprintln!("keep: read the next daemon's command line: {error}"),
+        }
+    }
+
+    /// The daemon that is there is on trial, as it was before another keeper died.
+    fn go_on_with_trial(&mut self, argv: &OwnedFd, patience: Duration) {
+        match Trial::of(argv, patience) {
+            Ok(mut trial) => {
+                trial.begin();
+                (self.trial, self.spare) = (Some(trial), None);
+            }
+            Err(error) => eprintln!("keep: read the daemon's command line: {error}"),
         }
     }
 
