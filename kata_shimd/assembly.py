@@ -83,6 +83,8 @@ class Shim:
     teardown_step: float
     #: Comes back when the machine, if there is one by now, does what it is told.
     answers: Callable[[], Awaitable[None]]
+    #: The pod's network, once there is one; for who looks inside.
+    network: Callable[[], PodNetwork | None]
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     if survival is not None:
         survival.restore(pod, booter.agent)
     parts.group.create_task(publisher.run(), name="publisher")
-    return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers)
+    return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers, lambda: booter.network)
 
 
 def _accepting(journal: Journal, trouble: str) -> None:
@@ -255,6 +257,7 @@ class Booter:
         deadlines = agent_deadlines(timeouts)
         #: Not attached before the boot is over.
         self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
+        self.network: PodNetwork | None = None
         self._vm: machine.Machine | None = None
 
     async def answers(self) -> None:
@@ -274,6 +277,7 @@ class Booter:
         spec, survival = oci.load(self._arguments.bundle), self._parts.survival
         booted = bool(survival and survival.booted)
         vm, network = await self._machine(spec, booted=booted)
+        self.network = network
         try:
             await self._reach(vm, None if booted else self._sandbox(spec), network)
         except BaseException:

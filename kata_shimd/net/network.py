@@ -56,6 +56,8 @@ class PodNetwork:
         self._told = GuestNetwork()
         self._refused: set[str] = set()
         self._picture = Picture()
+        #: How often the namespace was looked at: once, and again for each time that something was heard.
+        self.looks = 0
 
     @classmethod
     async def open(cls, settings: Settings, ledger: Ledger, launcher: Path, note: Note) -> "PodNetwork | None":
@@ -212,6 +214,7 @@ class PodNetwork:
 
     async def _look(self) -> Picture:
         """Mostly there is nothing but the loopback, and then netlink's library need not be there either."""
+        self.looks += 1
         names = [name for _, name in await self._space.run(socket.if_nameindex)]
         if names == ["lo"] or self._settings.model is Model.NONE:
             return Picture()
