@@ -290,8 +290,8 @@ class Booter:
         self._parts.journal.write("agent-ready")
         if network is not None:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
-            if survival is None and oci.kind(spec) is oci.Kind.SANDBOX:
-                served = network.forward(self.agent, self._arguments.sandbox_id, vm.wait)
+            if oci.kind(spec) is oci.Kind.SANDBOX:
+                served = network.forward(self.agent, self._arguments.sandbox_id, vm.wait, survival)
                 self._parts.group.create_task(served, name="forward")
         return vm, self.agent
 

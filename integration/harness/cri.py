@@ -19,10 +19,13 @@ from integration.harness.install import Layout
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
+#: Ours with a keeper: daemons may die.
+KEPT: Final = "kept"
 #: The runtime handlers of the node: ours, runc's to prove the tests themselves, and ours of which every pod fails.
 HANDLERS: Final[Mapping[str, Handler]] = {
     "kata": Handler("io.containerd.kata.v2", config=KATA),
     "runc": Handler("io.containerd.runc.v2"),
+    KEPT: Handler(config=KATA + 'keeper = "launcher"\n'),
     **faults.HANDLERS,
 }
 #: Namespace of everything that the CRI plugin makes.

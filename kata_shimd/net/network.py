@@ -21,7 +21,7 @@ from kata_shimd.net.namespace import Namespace
 from kata_shimd.net.picture import Picture
 from kata_shimd.net.plan import Model, Wire
 from kata_shimd.net.wiring import SCOPE, Made, Note, Wiring
-from kata_shimd.pod.network import ConnectAgent, GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
+from kata_shimd.pod.network import ConnectAgent, ForwardRecord, GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
 
 #: Ledger values by index of the link: its device's PCI path, empty for one that was there at boot.
 _WIRED: Final = "nic/"
@@ -178,9 +178,15 @@ class PodNetwork:
         while await supervise.first_of(ended(), self._changes.wait()) == 1:
             await self._attempt(self._catch_up(agent, plug))
 
-    async def forward(self, agent: ConnectAgent, sandbox_id: str, ended: Callable[[], Awaitable[object]]) -> None:
+    async def forward(
+        self,
+        agent: ConnectAgent,
+        sandbox_id: str,
+        ended: Callable[[], Awaitable[object]],
+        record: ForwardRecord | None = None,
+    ) -> None:
         """Until the VM has ended, carry connections to the namespace's loopback on to the guest's."""
-        await supervise.first_of(ended(), forward.forward(self._space, agent, sandbox_id, self._note))
+        await supervise.first_of(ended(), forward.forward(self._space, agent, sandbox_id, self._note, record))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
