@@ -84,6 +84,8 @@ class Shim:
     teardown_step: float
     #: Comes back when the machine, if there is one by now, does what it is told.
     answers: Callable[[], Awaitable[None]]
+    #: The pod's network, once there is one; for who looks inside.
+    network: Callable[[], PodNetwork | None]
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ def assemble(arguments: "Arguments", listener: socket.socket | None, parts: Part
     if survival is not None:
         survival.restore(pod, booter.agent)
     parts.group.create_task(publisher.run(), name="publisher")
-    return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers)
+    return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers, lambda: booter.network)
 
 
 def _accepting(journal: Journal, trouble: str) -> None:
@@ -257,6 +259,7 @@ class Booter:
         deadlines = agent_deadlines(timeouts)
         #: Not attached before the boot is over.
         self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
+        self.network: PodNetwork | None = None
         self._vm: machine.Machine | None = None
         self._templates: templates.Templates | None = None
         #: Whether the agent has been heard of this daemon already: it has told a clone who it is.
@@ -285,6 +288,7 @@ class Booter:
         spec, survival = oci.load(self._arguments.bundle), self._parts.survival
         booted = bool(survival and survival.booted)
         vm, network = await self._machine(spec, booted=booted)
+        self.network = network
         try:
             await self._reach(vm, None if booted else self._sandbox(spec), network)
         except BaseException:
@@ -299,8 +303,8 @@ class Booter:
             await self._templates.order(self._parts.loaded.told, self._origin)
         if network is not None:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
-            if survival is None and oci.kind(spec) is oci.Kind.SANDBOX:
-                served = network.forward(self.agent, self._arguments.sandbox_id, vm.wait)
+            if oci.kind(spec) is oci.Kind.SANDBOX:
+                served = network.forward(self.agent, self._arguments.sandbox_id, vm.wait, survival)
                 self._parts.group.create_task(served, name="forward")
         return vm, self.agent
 

@@ -55,6 +55,7 @@ BOOTED: Final = "booted"
 _CONTAINER: Final = "container/"
 _EVENT: Final = "event/"
 _SPOKEN: Final = "spoken/"
+_FORWARD: Final = "forward/"
 BOOTSTRAP: Final = "bootstrap"
 
 #: The fd of the keeper's control socket, and the name of its process in the ledger.
@@ -290,6 +291,13 @@ class Survival:
 
     def record_spoken(self, connection: str, container_ids: Collection[str]) -> None:
         self.store.put(_SPOKEN + connection, sorted(container_ids) or None)
+
+    def forwards(self) -> list[str]:
+        """The execs that carry forwarded connections (`net.forward`)."""
+        return [name for name, _ in self.store.under(_FORWARD)]
+
+    def record_forward(self, name: str, *, there: bool) -> None:
+        self.store.put(_FORWARD + name, True if there else None)
 
     def record_event(self, number: int, event: bytes | None) -> None:
         self.store.put(f"{_EVENT}{number}", None if event is None else base64.b64encode(event).decode())

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from integration.harness import cni, image, process
+from integration.harness import cni, image, process, versions
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
@@ -149,6 +149,14 @@ def table(rounds: Mapping[str, Sequence[Figures]]) -> str:
     return "\n".join(lines)
 
 
+def conditions(arguments: argparse.Namespace, loads: Sequence[float]) -> str:
+    """What the figures hold for: without it they say little."""
+    words = f"--runs {arguments.runs} --mib {arguments.mib} --models {arguments.models}"
+    load = f"load {min(loads):.1f} to {max(loads):.1f}, {statistics.median(loads):.1f} in the middle"
+    runs = f"The middle of {arguments.runs} runs, each of {arguments.mib} MiB both ways, {ROUND_TRIPS} round trips and 20 pings."
+    return f"{versions.line()}, {load}, by `python3 -m integration.bench.network {words}`. {runs}"
+
+
 def share(value: float, plain: float, more_is_better: bool) -> str:
     if value == plain:
         return ""
@@ -173,10 +181,12 @@ def main() -> None:
         for model in arguments.models.split(","):
             ends[model] = stack.enter_context(pod(host, ctr, network, model, directory))
         rounds: dict[str, list[Figures]] = {name: [] for name in ends}
+        loads = [os.getloadavg()[0]]
         for _ in range(arguments.runs):
             for name, address in ends.items():
                 rounds[name].append(measure(host, address, arguments.mib))
-        print(table(rounds))
+                loads.append(os.getloadavg()[0])
+        print(f"{conditions(arguments, loads)}\n\n{table(rounds)}")
 
 
 if __name__ == "__main__":
