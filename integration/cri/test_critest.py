@@ -76,13 +76,15 @@ def test_a_pod_that_a_spec_leaves_is_found(release: Release, layout: Layout) -> 
         assert suite.leaked() == ""
 
 
-def test_the_file_is_whole(release: Release) -> None:
+def test_the_file_is_whole(release: Release, layout: Layout) -> None:
     """Most specs pass, whatever does not has one of the categories, and its last runs are noted."""
     file = expected.file_of(release)
     lines = expected.read(file)
     by_outcome = [line.outcome for line in lines.values()]
     assert by_outcome.count("passed") > 0.6 * len(lines) > 60
     assert {line.category for line in lines.values() if line.outcome != "passed"} <= {*CATEGORIES}
+    ran = {run.api for run in critest.runs(layout).values() if run.release.name == release.name}
+    assert expected.read_runs(file).keys() == ran
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
