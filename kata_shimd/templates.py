@@ -96,9 +96,9 @@ class Templates:
             return None
         finally:
             os.close(template.memory)
-        ledger.set(machine.HALF, False)
         vm.provisional = False
         self._note("cloned", key=template.key)
+        ledger.set(machine.HALF, False)  # last: from here on it may be another daemon's
         return vm
 
     async def order(self, told: Told, cgroups: tuple[Path, ...] = ()) -> None:

@@ -17,7 +17,7 @@ from integration.harness.pods import Pod, make_template, making_templates, pod_h
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from kata_shimd.templates import stage_name
-from kata_shimd.vm.template.store import HEADER, MEMORY, STATE
+from kata_shimd.vm.template.store import HEADER, MEMORY, STATE, Store
 
 GUEST = Path(os.environ.get("KATA_SHIMD_GUEST", "/var/lib/kata-shimd/guest/current"))
 FILES = (HEADER, MEMORY, STATE)
@@ -106,3 +106,21 @@ def template(templates: Templates, scene: leaks.Scene) -> Templates:
     make_template(templates.ctr.containerd.host, PREFIX / "bin/kata-shimd", templates.config)
     assert len(templates.keys()) == 1
     return templates
+
+
+@pytest.fixture(scope="module")
+def lasting(ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
+    """Of a module's tests that leave one behind as whole as they found it."""
+    made = Templates.at(ctr, Path("/run", f"kt-{secrets.token_hex(4)}"), tmp_path_factory.mktemp("lasting"))
+    yield made
+    made.await_maker()
+    shutil.rmtree(made.path, ignore_errors=True)
+
+
+@pytest.fixture
+def standing(lasting: Templates) -> Templates:
+    """One that stands there; made when there is none, or a test has failed over it."""
+    if [each.problem for each in Store(lasting.path).list()] != [""]:
+        shutil.rmtree(lasting.path, ignore_errors=True)
+        make_template(lasting.ctr.containerd.host, PREFIX / "bin/kata-shimd", lasting.config)
+    return lasting

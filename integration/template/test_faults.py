@@ -72,19 +72,18 @@ BAD: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_bad_template_is_seen_and_made_anew(template: Templates, name: str, bad: str) -> None:
-    key, inode = template.directory.name, (template.directory / STATE).stat().st_ino
-    BAD[bad](template.directory)
-    template.run(f"{name}-a", "true").ok()
-    told = template.told(f"{name}-a")
+def test_a_bad_template_is_seen_and_made_anew(standing: Templates, name: str, bad: str) -> None:
+    """And the next test has a clone of the new one, or finds fault with it."""
+    key, inode = standing.directory.name, (standing.directory / STATE).stat().st_ino
+    BAD[bad](standing.directory)
+    standing.run(name, "true").ok()
+    told = standing.told(name)
     # Of memory it is known only when the clone's QEMU has been started.
     assert told[bad == "a byte of the memory" :] == ["template-refused", *MISSED], (SEED, told)
-    template.await_maker()
-    template.run(f"{name}-b", "true").ok()
-    assert template.told(f"{name}-b") == ["cloned"], SEED
-    shutil.rmtree(template.path / f"{key}.x", ignore_errors=True)
-    assert template.keys() == [key]
-    assert (template.directory / STATE).stat().st_ino != inode
+    standing.await_maker()
+    shutil.rmtree(standing.path / f"{key}.x", ignore_errors=True)
+    assert standing.keys() == [key]
+    assert (standing.directory / STATE).stat().st_ino != inode
 
 
 def test_memory_that_is_not_a_guests_ends_in_a_boot(template: Templates, name: str) -> None:
@@ -131,11 +130,11 @@ def test_a_place_that_is_no_memory(templates: Templates, tmp_path: Path, name: s
     assert disk.told(name) == ["template-failed"]
 
 
-def test_several_clones_at_once(template: Templates, name: str, pytestconfig: pytest.Config) -> None:
+def test_several_clones_at_once(standing: Templates, name: str, pytestconfig: pytest.Config) -> None:
     count = MANY if pytestconfig.getoption("--long") else AT_ONCE
     names = [f"{name}-{number}" for number in range(count)]
-    words = [template.ctr.run_words(each, "echo", each, options=["--rm"], config=template.config) for each in names]
-    clients = [template.ctr.spawn(*each) for each in words]
+    words = [standing.ctr.run_words(each, "echo", each, options=["--rm"], config=standing.config) for each in names]
+    clients = [standing.ctr.spawn(*each) for each in words]
     try:
         assert [client.wait(120 * SCALE) for client in clients] == [0] * count
         assert [client.stdout.read().decode().strip() for client in clients if client.stdout] == names
@@ -143,7 +142,7 @@ def test_several_clones_at_once(template: Templates, name: str, pytestconfig: py
         for client in clients:
             process.finish(client)
     # On a machine this busy a guest may be too late, and its pod is booted; most are not.
-    assert sum(template.is_cloned(each) for each in names) > count / 2
+    assert sum(standing.is_cloned(each) for each in names) > count / 2
 
 
 def test_the_first_pod_is_booted_and_the_next_is_cloned(templates: Templates, name: str) -> None:
