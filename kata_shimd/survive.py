@@ -35,10 +35,10 @@ from kata_shimd.ledger import BOOT, Kind, Ledger
 from kata_shimd.net.network import PodNetwork
 from kata_shimd.notify import Notifier
 from kata_shimd.pod import memory
-from kata_shimd.pod.events import Event
+from kata_shimd.pod.events import Event, OutOfMemory
 from kata_shimd.pod.pod import Pod
 from kata_shimd.pod.ports import Publisher
-from kata_shimd.pod.values import Sandbox
+from kata_shimd.pod.values import Sandbox, Told
 from kata_shimd.task.publisher import dial
 from kata_shimd.ttrpc import Client, Service
 from kata_shimd.ttrpc.server import Server
@@ -54,6 +54,8 @@ BOOTED: Final = "booted"
 _CONTAINER: Final = "container/"
 _EVENT: Final = "event/"
 _SPOKEN: Final = "spoken/"
+#: The call of the agent's whose reply has become the last event of its kind: no later daemon may tell it again.
+_TOLD: Final = "told"
 BOOTSTRAP: Final = "bootstrap"
 
 #: The fd of the keeper's control socket, and the name of its process in the ledger.
@@ -215,7 +217,8 @@ class Survival:
         return self._left(_AGENT)
 
     def agent_channel(self, sock: socket.socket, on_lost: Callable[[ShimError], None]) -> Client:
-        return self._channel(_AGENT, sock, key_of, on_lost, consumed(self.keeper))
+        used = consumed(self.keeper) | {int(self.store.get(_TOLD) or 0)}
+        return self._channel(_AGENT, sock, key_of, on_lost, used)
 
     async def event_channel(self, address: str) -> Client:
         """To containerd: the connection that an earlier daemon had, with what it had sent, or a new one."""
@@ -260,7 +263,7 @@ class Survival:
 
     def publisher(self, inner: Publisher) -> Publisher:
         """Whenever something is told, what it tells of is on record."""
-        return _Remembering(inner, self._remember)
+        return _Remembering(inner, self._remember, lambda call: self.store.put(_TOLD, call))
 
     def restore(self, pod: Pod, agent: AgentClient) -> None:
         """Give ``pod`` the past that is on record. From here on its changes are recorded."""
@@ -361,10 +364,12 @@ class Survival:
 class _Remembering:
     """A publisher before which the pod's state is put on record, with the event itself in the same line."""
 
-    def __init__(self, inner: Publisher, remember: Any) -> None:
-        self._inner, self._remember = inner, remember
+    def __init__(self, inner: Publisher, remember: Callable[[], None], told: Callable[[int], None]) -> None:
+        self._inner, self._remember, self._told = inner, remember, told
         self._loop = asyncio.get_running_loop()
 
     def publish(self, event: Event) -> None:
         self._remember()
+        if isinstance(event, OutOfMemory) and isinstance(event.container_id, Told):
+            self._told(event.container_id.call)
         self._inner.publish(event)

@@ -36,6 +36,9 @@ class Guest:
         self.silent: set[str] = set()
         self._socks: list[socket.socket] = []
         self._processes: dict[tuple[str, str], Process] = {}
+        self._lock = threading.Lock()
+        self._ooms: list[str] = []
+        self._hears_of_oom: tuple[socket.socket, int] | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -57,6 +60,18 @@ class Guest:
     def finish(self, name: str, status: int) -> None:
         """A process ends by itself."""
         self._end(self._socks[-1], self._processes[name, name], status)
+
+    def oom(self, name: str) -> None:
+        """The kernel kills in a container for memory; whoever asks, now or later, is told once."""
+        with self._lock:
+            self._ooms.append(name)
+            self._tell_oom()
+
+    def _tell_oom(self) -> None:
+        if self._ooms and self._hears_of_oom is not None:
+            sock, stream = self._hears_of_oom
+            self._hears_of_oom = None
+            reply(sock, stream, wire.encode(pb.OomEvent(container_id=self._ooms.pop(0))))
 
     def _accept(self) -> None:
         while True:
@@ -148,8 +163,10 @@ class Guest:
         self._act("resize", request.exec_id, f"{request.row}x{request.column}")
         reply(sock, stream)
 
-    def _GetOOMEvent(self, _sock: socket.socket, _stream: int, _payload: bytes) -> None:
-        """Never."""
+    def _GetOOMEvent(self, sock: socket.socket, stream: int, _payload: bytes) -> None:
+        with self._lock:
+            self._hears_of_oom = sock, stream
+            self._tell_oom()
 
     def _StatsContainer(self, sock: socket.socket, stream: int, _payload: bytes) -> None:
         refuse(sock, stream, Code.NOT_FOUND)
