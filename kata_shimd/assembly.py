@@ -155,11 +155,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
     calls: set[Boundary] = set()
-    abandonment = (
-        Abandonment(parts.group, pod.abandon, spoken=survival.spoken(), record=survival.record_spoken)
-        if survival
-        else Abandonment(parts.group, pod.abandon)
-    )
+    abandonment = Abandonment(parts.group, pod.abandon, **(survival.abandoned() if survival else {}))
     own = PodService(arguments, pod, parts.journal, survival)
     table = services(TaskService(pod), abandonment, {"Describe": own.describe, "Upgrade": own.upgrade})
 
@@ -179,6 +175,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     )
     if survival is not None:
         survival.restore(pod, booter.agent)
+        abandonment.finish(survival.removing(), pod.finish_abandoning)
     parts.group.create_task(publisher.run(), name="publisher")
     return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers)
 

@@ -22,7 +22,7 @@ from kata_shimd.config.model import Config, Keeping, ShimdConfig
 from kata_shimd.durable.caller import DurableClient, KeyOf
 from kata_shimd.durable.channel import DurableSink, DurableSource, again
 from kata_shimd.durable.keeper import LISTEN, Keeper
-from kata_shimd.durable.memory import new
+from kata_shimd.durable.memory import leave, new
 from kata_shimd.durable.once import Once
 from kata_shimd.durable.store import NAME, VERSION, Store
 from kata_shimd.durable.streams import consumed
@@ -35,6 +35,7 @@ from kata_shimd.ledger import BOOT, Kind, Ledger
 from kata_shimd.net.network import PodNetwork
 from kata_shimd.notify import Notifier
 from kata_shimd.pod import memory
+from kata_shimd.pod.container import Container
 from kata_shimd.pod.events import Event, OutOfMemory
 from kata_shimd.pod.pod import Pod
 from kata_shimd.pod.ports import Publisher
@@ -52,8 +53,12 @@ _log = logging.getLogger(__name__)
 #: Keys of the record.
 BOOTED: Final = "booted"
 _CONTAINER: Final = "container/"
+#: The last counters of a container that has ended.
+_STATS: Final = "stats/"
 _EVENT: Final = "event/"
 _SPOKEN: Final = "spoken/"
+_GIVEN_UP: Final = "given_up"
+_REMOVING: Final = "removing"
 #: The call of the agent's whose reply has become the last event of its kind: no later daemon may tell it again.
 _TOLD: Final = "told"
 BOOTSTRAP: Final = "bootstrap"
@@ -269,16 +274,40 @@ class Survival:
         """Give ``pod`` the past that is on record. From here on its changes are recorded."""
         self._pod = pod
         pod.restore(dict(self.store.under(_CONTAINER)), agent)
+        for container_id, stats in self.store.under(_STATS):
+            if (container := pod.containers.get(container_id)) is not None:
+                container.last_stats = wire.decode(pb.StatsContainerResponse, base64.b64decode(stats))
 
     def waiting_events(self) -> dict[int, bytes]:
         return {int(number): base64.b64decode(event) for number, event in self.store.under(_EVENT)}
 
-    def spoken(self) -> dict[str, list[str]]:
-        """Which connections spoke of which containers."""
-        return dict(self.store.under(_SPOKEN))
+    def abandoned(self) -> dict[str, Any]:
+        """What an `Abandonment` of an earlier daemon has recorded, and how ours does."""
+        return {
+            "spoken": dict(self.store.under(_SPOKEN)),
+            "record": self._record_spoken,
+            "given_up": self.store.get(_GIVEN_UP) or (),
+            "record_given_up": self._record_given_up,
+            "record_removing": self._record_removing,
+        }
 
-    def record_spoken(self, connection: str, container_ids: Collection[str]) -> None:
+    def _record_spoken(self, connection: str, container_ids: Collection[str]) -> None:
         self.store.put(_SPOKEN + connection, sorted(container_ids) or None)
+
+    def _record_given_up(self, container_ids: Collection[str]) -> None:
+        self.store.put(_GIVEN_UP, sorted(container_ids) or None)
+
+    def removing(self) -> list[str]:
+        """Containers whose removal an earlier daemon had begun."""
+        return list(self.store.get(_REMOVING) or ())
+
+    def _record_removing(self, container_ids: Collection[str]) -> None:
+        """At once: a connection that asked for it is forgotten next, and a container of the same name may come after it."""
+        self.store.put(_REMOVING, sorted(container_ids) or None)
+        try:
+            self.store.flush()
+        except HostFailed as error:
+            leave(error)
 
     def record_event(self, number: int, event: bytes | None) -> None:
         self.store.put(f"{_EVENT}{number}", None if event is None else base64.b64encode(event).decode())
@@ -319,8 +348,15 @@ class Survival:
         """Put into the record what has changed of the containers."""
         if self._pod is None:
             return
-        now = {_CONTAINER + name: memory.of_container(container) for name, container in self._pod.containers.items()}
-        gone = [_CONTAINER + name for name, _ in self.store.under(_CONTAINER) if _CONTAINER + name not in now]
+        containers = self._pod.containers.items()
+        now: dict[str, Any] = {_CONTAINER + name: memory.of_container(container) for name, container in containers}
+        now |= {_STATS + name: _last_stats(container) for name, container in containers if container.init.life.ended}
+        gone = [
+            key
+            for kind in (_CONTAINER, _STATS)
+            for name, _ in self.store.under(kind)
+            if (key := kind + name) not in now
+        ]
         for key, value in (*now.items(), *((key, None) for key in gone)):
             if self.store.get(key) != value:
                 self.store.put(key, value)
@@ -359,6 +395,11 @@ class Survival:
             source=partial(DurableSource, tape),
             sink=partial(DurableSink, tape, self.store.flush),
         )
+
+
+def _last_stats(container: Container) -> str | None:
+    """The guest may have forgotten them by the time a later daemon is asked."""
+    return None if container.last_stats is None else base64.b64encode(wire.encode(container.last_stats)).decode()
 
 
 class _Remembering:

@@ -33,6 +33,7 @@ class Guest:
     def __init__(self, path: Path) -> None:
         self.acts: Counter[str] = Counter()
         self.sessions = 0
+        self.counted = 0
         self.silent: set[str] = set()
         self._socks: list[socket.socket] = []
         self._processes: dict[tuple[str, str], Process] = {}
@@ -168,8 +169,22 @@ class Guest:
             self._hears_of_oom = sock, stream
             self._tell_oom()
 
-    def _StatsContainer(self, sock: socket.socket, stream: int, _payload: bytes) -> None:
-        refuse(sock, stream, Code.NOT_FOUND)
+    def _StatsContainer(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        """As much as tells one answer from another: how often it was asked. What has been removed has no counters."""
+        name = wire.decode(pb.StatsContainerRequest, payload).container_id
+        if (name, name) not in self._processes:
+            refuse(sock, stream, Code.NOT_FOUND)
+            return
+        self.counted += 1
+        usage = pb.MemoryStats(usage=pb.MemoryData(usage=self.counted))
+        cgroup = pb.CgroupStats(memory_stats=usage)
+        reply(sock, stream, wire.encode(pb.StatsContainerResponse(cgroup_stats=cgroup)))
+
+    def _RemoveContainer(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        name = wire.decode(pb.RemoveContainerRequest, payload).container_id
+        self._act("remove", name)
+        self._processes = {key: process for key, process in self._processes.items() if key[0] != name}
+        reply(sock, stream)
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
