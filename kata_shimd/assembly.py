@@ -159,11 +159,7 @@ def assemble(arguments: "Arguments", listener: socket.socket | None, parts: Part
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
     calls: set[Boundary] = set()
-    abandonment = (
-        Abandonment(parts.group, pod.abandon, spoken=survival.spoken(), record=survival.record_spoken)
-        if survival
-        else Abandonment(parts.group, pod.abandon)
-    )
+    abandonment = Abandonment(parts.group, pod.abandon, **(survival.abandoned() if survival else {}))
     own = PodService(arguments, pod, parts.journal, survival)
     table = services(TaskService(pod), abandonment, {"Describe": own.describe, "Upgrade": own.upgrade})
 
@@ -183,6 +179,7 @@ def assemble(arguments: "Arguments", listener: socket.socket | None, parts: Part
     )
     if survival is not None:
         survival.restore(pod, booter.agent)
+        abandonment.finish(survival.removing(), pod.finish_abandoning)
     parts.group.create_task(publisher.run(), name="publisher")
     return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers, lambda: booter.network)
 

@@ -16,7 +16,7 @@ from integration.harness import image, leaks
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import KATA, Ctr
 from integration.harness.host import Host
-from integration.harness.pods import Pod, pod_hash
+from integration.harness.pods import BOOTED, Pod, pod_hash
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.keeper.installation import LAUNCHER, Installation
@@ -63,7 +63,7 @@ def node(directory: Path, loop: Loop = Loop.UVLOOP) -> Iterator[Node]:
     """With pods that the launcher keeps. Complains of what is left at the end."""
     links, config, archive = directory / "links", directory / "configuration.toml", directory / "image.tar"
     links.mkdir()
-    config.write_text(Setup(Keeper.LAUNCHER, loop).configuration())
+    config.write_text(Setup(Keeper.LAUNCHER, loop).configuration() + BOOTED)
     image.write_image(archive)
     with Host([links]) as host, Containerd(host) as containerd:
         made = Node(host, containerd, links / LAUNCHER, config)

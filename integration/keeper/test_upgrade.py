@@ -10,11 +10,12 @@ import pytest
 from integration.conftest import PREFIX
 from integration.harness import process
 from integration.harness.ctr import PATIENCE, Ctr
-from integration.harness.pods import Pod
+from integration.harness.pods import Pod, factory
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.keeper.installation import Installation
-from integration.keeper.killing import CONFIG, Hammer, Noticed, kill_daemon, listing
+from integration.keeper.killing import Hammer, Noticed, kill_daemon, listing
+from integration.keeper.setups import Keeper, Loop, Setup
 from kata_shimd import __version__
 
 pytestmark = pytest.mark.vm
@@ -26,7 +27,8 @@ NEW = "7.8.9"
 def container(kept: Ctr, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """One that runs; with a parameter, its daemons on this event loop."""
     config = tmp_path / "configuration.toml"
-    config.write_text(CONFIG + (f'event_loop = "{request.param}"\n' if hasattr(request, "param") else ""))
+    loop = Loop(getattr(request, "param", Loop.UVLOOP))
+    config.write_text(Setup(Keeper.LAUNCHER, loop).configuration() + factory())
     kept.start(name, "sh", "-c", "while :; do sleep 86400; done", config=config)
     yield name
     kept.remove(name)

@@ -23,7 +23,7 @@ from kata_shimd.api.services import agent as rpcs
 from kata_shimd.api.services import guest, health
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
 from kata_shimd.pod.network import Interface, Neighbour, Route
-from kata_shimd.pod.values import Chunk, GuestStorage, Sandbox, Taken
+from kata_shimd.pod.values import Chunk, GuestStorage, Sandbox, Taken, Told
 from kata_shimd.ttrpc.client import Client
 from kata_shimd.ttrpc.service import RpcError
 
@@ -230,7 +230,10 @@ class AgentClient:
         await self._do(rpcs.ADD_ARP_NEIGHBORS, network.neighbours(neighbours))
 
     async def oom_event(self) -> str:
-        return (await self._call(rpcs.GET_OOM_EVENT, pb.GetOomEventRequest(), None)).container_id
+        response, call = await self._ask(rpcs.GET_OOM_EVENT, pb.GetOomEventRequest(), None, "")
+        told = Told(response.container_id)
+        told.call = call
+        return told
 
     async def _do(self, rpc: MethodDescriptor[RequestT, wkt.Empty], request: RequestT, obj: str = "") -> None:
         await self._call(rpc, request, self._deadlines.usual, obj)

@@ -45,11 +45,16 @@ class _Key(NamedTuple):
 
     @property
     def owner(self) -> int:
-        return int(self._hash("/".join(self))[:16], 16)
+        """Never 0; the container is in its upper half."""
+        return _half(self.container_id) << 32 | _half("/".join(self)) | 1
 
     @staticmethod
     def _hash(text: str) -> str:
         return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _half(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 
 class _Left(NamedTuple):
@@ -95,7 +100,19 @@ class KeptStreams:
         return out or self._new_sink(keys[0], new[0]), err or self._new_sink(keys[1], new[1])
 
     async def settle(self, container_id: str) -> None:
+        """Also what an earlier daemon had open, and nobody has taken up, comes to its end."""
+        for name in self._keeper.names():
+            stream = name.removesuffix(_PIPE)
+            if stream != name and stream not in self._ours and self._owner(stream) >> 32 == _half(container_id):
+                self._drop(stream)
+                self._drop(name)
         await self._inner.settle(container_id)
+
+    def _drop(self, name: str) -> None:
+        fd = self._keeper.held(name)
+        if fd is not None:
+            self._keeper.release(name)
+            os.close(fd)
 
     # --- the process has begun ---------------------------------------------------------------------------------------
 

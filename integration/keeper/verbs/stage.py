@@ -12,6 +12,7 @@ from typing import Final
 
 from integration.conftest import PREFIX
 from integration.harness.pods import BOOTED, Pod
+from integration.harness.sandbox import SANDBOX, TYPE
 from integration.keeper.verbs.guest import Guest, reply
 from integration.launcher.shim import Shim
 from kata_shimd import wire
@@ -78,19 +79,7 @@ class Stage:
             "KATA_CONF_FILE": str(config),
             "PYTHONPATH": str(Path(__file__).parents[3]),
         }
-        bundle = self.shim.bundle("pod")
-        (bundle / "rootfs").mkdir()
-        (bundle / "config.json").write_text(
-            json.dumps(
-                {
-                    "ociVersion": "1.1.0",
-                    "process": {"args": ["x"], "cwd": "/"},
-                    "root": {"path": "rootfs"},
-                    "linux": {"namespaces": [{"type": "network"}]},
-                }
-            )
-        )
-        self.bundle = bundle
+        bundle = self.bundle = self._bundle("pod", {})
         os.mkfifo(bundle / "log")
         self.log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
 
@@ -106,6 +95,23 @@ class Stage:
         for path in paths.values():
             os.mkfifo(path)
         return paths
+
+    def _bundle(self, name: str, annotations: dict[str, str]) -> Path:
+        bundle = self.shim.bundle(name)
+        (bundle / "rootfs").mkdir()
+        config = {
+            "ociVersion": "1.1.0",
+            "process": {"args": ["x"], "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "linux": {"namespaces": [{"type": "network"}]},
+            "annotations": annotations,
+        }
+        (bundle / "config.json").write_text(json.dumps(config))
+        return bundle
+
+    def further(self, name: str) -> Path:
+        """The bundle of one more container of the pod."""
+        return self._bundle(name, {TYPE: "container", SANDBOX: "pod"})
 
     def arm(self, k: int) -> None:
         """The daemon that lives now dies at its k-th durable step."""
