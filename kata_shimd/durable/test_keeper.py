@@ -22,7 +22,7 @@ class Ends:
         self.keeper = Keeper(self._begin, self._admit)
         self.keeper.start(None, {})
 
-    def _begin(self, fd, next_connection):
+    def _begin(self, fd, _next_connection, _argv):
         self.began.append(socket.socket(fileno=os.dup(fd)))
 
     def _admit(self, name, connection, journal):

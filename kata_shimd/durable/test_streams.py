@@ -25,7 +25,7 @@ class Store:
         self.fds = {}
         self.control = self.daemon = None
 
-    def begin(self, fd, _next):
+    def begin(self, fd, _next, _argv):
         if self.control is not None:
             self.control.close()
         self.control = socket.socket(fileno=os.dup(fd))
