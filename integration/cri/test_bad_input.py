@@ -17,18 +17,20 @@ from typing import Final
 import pytest
 
 from integration.conftest import PREFIX
-from integration.cri.conftest import Pods
+from integration.cri.conftest import STAY, Pods
 from integration.harness import cri, faults, image, leaks
-from integration.harness.cri import CriContainerd, pod_config
+from integration.harness import pods as on_disk
+from integration.harness.cri import CriContainerd, Release, pod_config
 from integration.harness.crictl import Crictl
-from integration.harness.ctr import Ctr, Done
+from integration.harness.ctr import PATIENCE, Ctr, Done
 from integration.harness.host import Host
+from integration.harness.pods import Pod
 from integration.harness.records import Records
+from integration.harness.waiting import eventually
 
 pytestmark = pytest.mark.vm
 
 TYPE: Final = "io.kubernetes.cri.container-type"
-SANDBOX: Final = "io.kubernetes.cri.sandbox-id"
 MEMORY: Final = "io.katacontainers.config.hypervisor.default_memory"
 NETNS: Final = r"/var/run/netns/cni-[0-9a-f-]+"
 #: What containerd puts around a runtime's sentence, by version; what it was doing stands before it.
@@ -134,46 +136,57 @@ class TestContainerType:
         assert refused.verdicts == [f"It was refused before there was a pod: find sandbox: {TYPE}: {sentence}."]
 
 
-@pytest.fixture
-def ctr(containerd: CriContainerd, crictl: Crictl) -> Ctr:
-    """For annotations that the CRI plugin writes itself and lets nobody choose. The images came with ``crictl``."""
-    return Ctr(containerd, cri.NAMESPACE, image=image.NAME)
+class TestDeadPod:
+    """A container of a pod that is no longer."""
 
+    def test_that_reaches_us(
+        self, pods: Pods, crictl: Crictl, containerd, host: Host, release: Release, refusing, name: str
+    ) -> None:
+        if release.env:
+            pytest.skip(
+                "over v3 containerd brings a container to the sandbox's own shim, and refuses it where there is none"
+            )
+        dead = pods.run()
+        pods.remove(dead)
+        faults.lead_to(containerd.home, dead)
+        living = Pods(dataclasses.replace(crictl, handler=faults.OTHER_POD), f"{name}-living", pods.directory)
+        with refusing():
+            pod_id = living.run()
+            container_id = living.create(pod_id, "true")
+            done = crictl("start", container_id)
+            living.remove(pod_id)
+        sentence = f"find pod: sandbox {dead}: no daemon serves its pod; its sandbox must be started first"
+        assert ours(done, "starting the container") == sentence
+        assert verdict(host, container_id) == f"Its start was refused: {sentence}."
+        assert verdict(host, dead).startswith("Nothing went wrong"), "the pod itself did well"
 
-@pytest.fixture
-def fails(ctr: Ctr, scene: leaks.Scene) -> Callable[..., Done]:
-    """Runs with annotations; it fails, and nothing is left."""
+    @pytest.mark.v3
+    def test_whose_daemon_was_killed_is_containerds_to_refuse(
+        self, pods: Pods, crictl: Crictl, containerd, host: Host, refusing
+    ) -> None:
+        with refusing() as refused:
+            pod_id = pods.run()
+            container_id = pods.create(pod_id, *STAY)
+            Pod(host.run_dir, on_disk.pod_hash(str(containerd.address), cri.NAMESPACE, pod_id)).process("daemon").kill()
+            eventually("the end of it", lambda: crictl.pods()[pod_id] == "SANDBOX_NOTREADY", within=PATIENCE)
+            done = crictl("start", container_id)
+            crictl.rmp(pod_id)
+        assert said(done) == f'starting the container: sandbox container "{pod_id}" is not running'
+        [told] = refused.verdicts
+        assert told.startswith("The daemon died without a word after its last event") and "containerd's log" in told
 
-    def run(container_id: str, **annotations: str) -> Done:
-        before = leaks.snapshot(scene)
-        keys = {name.replace("_", "-"): value for name, value in annotations.items()}
-        named = {"type": TYPE, "sandbox": SANDBOX}
-        done = ctr.run(container_id, "true", annotations={named[key]: value for key, value in keys.items()})
-        assert done.code != 0, done
-        ctr.remove(container_id)
-        assert leaks.report(leaks.await_no_leak(scene, before)) == ""
-        return done
-
-    return run
-
-
-def test_the_sandbox_of_a_pod_that_is_dead(fails, pods: Pods, host: Host, name: str) -> None:
-    pod_id = pods.run()
-    pods.remove(pod_id)
-    done = fails(name, type="container", sandbox=pod_id)
-    cause = f"find pod: sandbox {pod_id}: no daemon serves its pod"
-    assert cause in done.err
-    assert cause in verdict(host, name)
-    assert "Nothing went wrong" in verdict(host, pod_id), "the pod itself did well"
-
-
-def test_a_container_in_a_pod_that_has_ended(pods: Pods, crictl: Crictl) -> None:
-    pod_id = pods.run()
-    crictl.stopp(pod_id)
-    container = cri.container_config("late", image.NAME, ["true"])
-    done = crictl(*crictl.create_words(pod_id, container, pods.configs[pod_id]))
-    assert done.code != 0
-    assert "not" in done.err and pod_id in done.err, done
+    def test_that_was_stopped_is_containerds_to_refuse(self, pods: Pods, crictl: Crictl, release, refusing) -> None:
+        with refusing() as refused:
+            pod_id = pods.run()
+            crictl.stopp(pod_id)
+            late = cri.container_config("late", image.NAME, ["true"])
+            done = crictl(*crictl.create_words(pod_id, late, pods.configs[pod_id]))
+            crictl.rmp(pod_id)
+        no_task = f"failed to get sandbox container task: no running task found: task {pod_id} not found: not found"
+        expected = f'sandbox container "{pod_id}" is not running' if release.nri else no_task
+        assert said(done) == f"creating container: {expected}"
+        [told] = refused.verdicts
+        assert told.startswith("Nothing went wrong")
 
 
 @pytest.mark.v3
@@ -235,29 +248,57 @@ def did_not_boot(refused: Refused, sentence: str) -> bool:
     return re.fullmatch(begin + re.escape(f"{sentence}."), told) is not None
 
 
-def test_an_image_without_an_entry_point(
-    pods: Pods, crictl: Crictl, ctr: Ctr, tmp_path: Path, scene: leaks.Scene
-) -> None:
-    nameless = "registry.invalid/kata-shimd/no-entry-point:test"
-    packed = image.pack(image.tree(), {**image.CONFIG, "config": {"Env": [image.IMAGE_PATH]}})
-    image.write_archive(tmp_path / "image.tar", {nameless: packed})
-    ctr("image", "import", tmp_path / "image.tar").ok()
-    pod_id = pods.run()
-    before = leaks.snapshot(scene)
-    container = {"metadata": {"name": "none", "attempt": 0}, "image": {"image": nameless}}
-    done = crictl(*crictl.create_words(pod_id, container, pods.configs[pod_id]))
-    assert done.code != 0
-    assert "no command specified" in done.err, done
-    assert leaks.report(leaks.await_no_leak(scene, before)) == ""
+class TestCommand:
+    """What a container is to run."""
 
+    def test_an_image_without_an_entry_point_is_containerds_to_refuse(
+        self, pods: Pods, crictl: Crictl, containerd, refusing, tmp_path: Path
+    ) -> None:
+        nameless = "registry.invalid/kata-shimd/no-entry-point:test"
+        packed = image.pack(image.tree(), {**image.CONFIG, "config": {"Env": [image.IMAGE_PATH]}})
+        image.write_archive(tmp_path / "image.tar", {nameless: packed})
+        Ctr(containerd, cri.NAMESPACE)("image", "import", tmp_path / "image.tar").ok()
+        pod_id = pods.run()
+        with refusing() as refused:
+            container = {"metadata": {"name": "none", "attempt": 0}, "image": {"image": nameless}}
+            done = crictl(*crictl.create_words(pod_id, container, pods.configs[pod_id]))
+        assert said(done).endswith("no command specified"), done
+        assert refused.verdicts == [] and "Nothing went wrong" in verdict(crictl.containerd.host, pod_id)
 
-def test_a_program_that_is_not_there_is_explained(pods: Pods, crictl: Crictl, host: Host) -> None:
-    pod_id = pods.run()
-    container_id = pods.create(pod_id, "/no/such/program")
-    done = crictl("start", container_id)
-    assert done.code != 0 and "/no/such/program" in done.err, done
-    assert "/no/such/program" in why(host, pod_id)
-    assert crictl.pods()[pod_id] == "SANDBOX_READY", "the pod is none the worse"
+    def test_none_that_reaches_us(
+        self, crictl: Crictl, host: Host, release, refusing, name: str, tmp_path: Path
+    ) -> None:
+        if release.env:
+            pytest.skip("over v3 no program stands between containerd and our daemon that could ask for it")
+        pods = Pods(dataclasses.replace(crictl, handler=faults.NO_ARGS), name, tmp_path)
+        pod_id = pods.run()
+        try:
+            with refusing():
+                container_id = pods.create(pod_id, "true")
+                sentence = ours(crictl("start", container_id), "starting the container")
+                crictl("rm", container_id).ok()
+            assert re.fullmatch(
+                rf"read process: \S+/{container_id}/config\.json: args is empty: there is nothing to run; "
+                "give it a command, or an image with an entry point",
+                sentence,
+            ), sentence
+            assert verdict(host, pod_id) == f"Create failed with INVALID_ARGUMENT: {sentence}."
+        finally:
+            pods.remove(pod_id)
+
+    @pytest.mark.v3
+    def test_a_program_that_is_not_there(self, pods: Pods, crictl: Crictl, host: Host, refusing) -> None:
+        pod_id = pods.run()
+        with refusing():
+            container_id = pods.create(pod_id, "/no/such/program")
+            sentence = ours(crictl("start", container_id), "starting the container")
+            crictl("rm", container_id).ok()
+        assert sentence == (
+            f"agent CreateContainer: {container_id}: crun create: {container_id}: "
+            "executable file `/no/such/program` not found in $PATH: No such file or directory"
+        )
+        assert verdict(host, pod_id) == f"Create failed with INVALID_ARGUMENT: {sentence}."
+        assert crictl.pods()[pod_id] == "SANDBOX_READY", "the pod is none the worse"
 
 
 @pytest.mark.v3

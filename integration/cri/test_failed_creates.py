@@ -7,12 +7,11 @@ sees every even one that cannot be written.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from integration.cri.conftest import STAY, Pods
-from integration.harness import cri, image, leaks
+from integration.harness import cri, leaks
 from integration.harness import pods as on_disk
 from integration.harness.cri import CriContainerd, Release
 from integration.harness.crictl import Crictl
@@ -123,29 +122,3 @@ def run(crictl: Crictl, name: str, **more: object) -> Done:
 def clear(crictl: Crictl) -> None:
     for pod_id in crictl.pods():
         crictl.rmp(pod_id)
-
-
-def test_pods_at_once_some_failing(
-    pods: Pods, crictl: Crictl, scene: leaks.Scene, name: str, request: pytest.FixtureRequest
-) -> None:
-    """A third asks for what cannot be; the others run a container. Then all go at once."""
-    count = 20 if request.config.getoption("--long") else 4
-    before = leaks.snapshot(scene)
-
-    def one(number: int) -> str:
-        bad = {"annotations": {"io.katacontainers.config.hypervisor.default_memory": "much"}} if number % 3 == 0 else {}
-        done = run(crictl, f"{name}-{number}", **bad)
-        if bad:
-            assert done.code != 0 and "default_memory" in done.err, done
-            return ""
-        config = cri.pod_config(f"{name}-{number}")
-        container = cri.container_config("main", image.NAME, STAY)
-        crictl.run(done.ok().out, container, config)
-        return done.out
-
-    with ThreadPoolExecutor(count) as pool:
-        running = [pod_id for pod_id in pool.map(one, range(count)) if pod_id]
-        assert len(running) == count - len(range(0, count, 3))
-        assert all(state == "SANDBOX_READY" for state in crictl.pods().values())
-        list(pool.map(crictl.rmp, running))
-    assert leaks.report(leaks.await_no_leak(scene, before, within=GONE)) == ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.conftest import PREFIX
 from integration.harness import cni
 from integration.harness.ctr import Ctr, Done
 from integration.harness.host import Host
@@ -133,6 +134,30 @@ def test_without_a_path_the_pod_has_a_namespace_of_its_own(ctr: Ctr, host: Host,
         eventually("eth0 gone", lambda: exec_in(ctr, name, "ls", "/sys/class/net").out.split() == ["lo"], within=LATE)
     finally:
         ctr.remove(name)
+
+
+def test_an_idle_network_is_not_looked_at(ctr: Ctr, host: Host, name: str) -> None:
+    """What the pod does meanwhile is no reason; an interface that appears is, and the guest has it."""
+    ctr.start(name, "sleep", "86400")
+    try:
+        pod = Pod(host.run_dir, pod_hash(str(ctr.containerd.address), ctr.namespace, name))
+        before = looks(host, pod)
+        for _ in range(10):
+            exec_in(ctr, name, "true").ok()
+        assert looks(host, pod) == before
+        put_cable(host, ctr.tasks()[name][0])
+        eventually("eth0 in the guest", lambda: exec_in(ctr, name, "ip", "addr", "show", "eth0").code == 0, within=LATE)
+        assert looks(host, pod) > before
+    finally:
+        ctr.remove(name)
+
+
+def looks(host: Host, pod: Pod) -> int:
+    """How often the daemon has looked at the pod's namespace, as it says itself."""
+    words = ["attach", pod.name, "-c", "shim.network().looks", "--run-dir", host.run_dir]
+    done = host.run([PREFIX / "bin/kata-shimd", *words])
+    assert done.returncode == 0, done
+    return int(done.stdout)
 
 
 def put_cable(host: Host, pid: int) -> None:
