@@ -234,11 +234,10 @@ class Templates:
 
     def _failed(self, name: str, error: ShimError) -> None:
         """A template of which a clone came to nothing is worth no second try. It may be made anew later, a bad one at once."""
-        bad = isinstance(error, Refused)
-        if bad:
+        if bad := isinstance(error, Refused):
             self._note("template-refused", key=name, error=str(error))
         else:
-            self._note("clone-failed", key=name, error=str(error))
+            self._note("clone-failed", error=str(error))
             self._store.failed(name, f"a clone of it failed: {error}")
         try:
             self._store.remove(name)

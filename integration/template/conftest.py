@@ -3,8 +3,9 @@
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class Templates:
     ctr: Ctr
     path: Path
     config: Path
+    #: When this began, in ns since the epoch.
+    since: int = field(default_factory=time.time_ns)
 
     @classmethod
     def at(cls, ctr: Ctr, path: Path, directory: Path) -> "Templates":
@@ -56,10 +59,10 @@ class Templates:
         eventually("no template being made", lambda: not making_templates(), within=90 * SCALE)
 
     def maker_told(self) -> list[dict[str, Any]]:
-        """What makers of the only template have said, in order."""
+        """What makers of the only template have said since this began: tests' templates share a name, and so a journal."""
         (key,) = {path.name.partition(".")[0] for path in self.path.iterdir()}
         journal = Pod(self.ctr.containerd.host.run_dir, stage_name(key)).journal()
-        return [event for event in journal if event["event"].startswith("template-")]
+        return [event for event in journal if event["event"].startswith("template-") and event["t"] >= self.since]
 
     def told(self, name: str) -> list[str]:
         """The names of the events of a pod's that are about templates and clones, in order."""
