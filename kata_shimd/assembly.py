@@ -35,7 +35,8 @@ from kata_shimd.net.network import PodNetwork
 from kata_shimd.notify import Notifier
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod import storage
-from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.pod import Pod
+from kata_shimd.pod.ports import South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import GuestStorage, Sandbox
 from kata_shimd.podservice import PodService

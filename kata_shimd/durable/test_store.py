@@ -16,7 +16,8 @@ from kata_shimd.errors import HostFailed
 from kata_shimd.pod import testing
 from kata_shimd.pod.conftest import BUDGETS
 from kata_shimd.pod.lifecycle import State
-from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.pod import Pod
+from kata_shimd.pod.ports import South
 
 NEW = {"version": 2, "writer": __version__}
 #: What the daemon of the commit before format 2 wrote.

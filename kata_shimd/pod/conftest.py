@@ -10,7 +10,8 @@ import pytest
 
 from kata_shimd.pod import testing
 from kata_shimd.pod.lifecycle import State
-from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.pod import Pod
+from kata_shimd.pod.ports import South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
 

@@ -45,7 +45,13 @@ class Killer:
         else:
             await self._see_dead(process, str(error))
 
+    def recall(self, process: Process) -> None:
+        """Go on watching over the end of one that an earlier daemon had sent SIGKILL."""
+        if process.killed and not process.life.ended:
+            self._watch(process, _SENT)
+
     def _watch(self, process: Process, said: str) -> None:
+        process.killed = True
         self._group.create_task(self._watch_death(process, said), name=f"see dead {process.container_id}")
 
     async def _watch_death(self, process: Process, said: str) -> None:

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +26,12 @@ from kata_shimd.pod import spec as oci
 from kata_shimd.pod.container import Container
 from kata_shimd.pod.kill import Killer
 from kata_shimd.pod.lifecycle import Do
-from kata_shimd.pod.ports import Agent, Host, Publisher, Streams, Vm, Vmm
+from kata_shimd.pod.ports import Agent, South, Vm
 from kata_shimd.pod.process import SIGKILL, Budgets
 from kata_shimd.pod.values import LOST, CreateSpec, ExecSpec, Exit, Stdio, VmExit, check_id
 from kata_shimd.pod.watch import Note, Watch
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class South:
-    """The ports of the pod, joined by the daemon."""
-
-    vmm: Vmm
-    host: Host
-    streams: Streams
-    publisher: Publisher
 
 
 class Pod:
@@ -58,8 +47,13 @@ class Pod:
         on_stopping: Callable[[], None] = lambda: None,
         guest_seccomp: bool = True,
     ) -> None:
-        self._south, self._group, self._budgets, self._note = south, group, budgets, note
-        self._guest_seccomp = guest_seccomp
+        self._south, self._group, self._budgets, self._note, self._guest_seccomp = (
+            south,
+            group,
+            budgets,
+            note,
+            guest_seccomp,
+        )
         self._on_stopping = on_stopping
         self.containers: dict[str, Container] = {}
         self._creating: dict[str, asyncio.Event] = {}
@@ -115,6 +109,7 @@ class Pod:
             container = self._container(request, past["init"]["pid"], agent)
             memory.recall(container, past)
             self.containers[container_id] = container
+            self._killer.recall(container.init)
             self._group.create_task(container.take_up(), name=f"take up {container_id}")
             self._main = self._main or container_id
             self._created_once = True
@@ -188,7 +183,7 @@ class Pod:
         """Create is over. One that nobody waited for has been undone, and with it goes a pod that has nothing else."""
         self._creating.pop(container_id).set()
         if container_id in self._unwanted:
-            self._unwanted.discard(container_id)
+            self._unwanted.remove(container_id)
             self.shutdown()
 
     def _check_new(self, container_id: str) -> None:

@@ -6,6 +6,7 @@ with nothing else; but InvalidArgument and ResourceExhausted when our own reques
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from kata_shimd.pod.events import Event
@@ -202,3 +203,13 @@ class Publisher(Protocol):
     """One ordered queue of events; never blocks and never fails."""
 
     def publish(self, event: Event) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class South:
+    """The ports of the pod, joined by the daemon."""
+
+    vmm: Vmm
+    host: Host
+    streams: Streams
+    publisher: Publisher

@@ -55,6 +55,8 @@ class Process:
         self.pid = 0
         #: The client has said that it sends no more.
         self.stdin_ended = False
+        #: Somebody was told that it has been sent SIGKILL.
+        self.killed = False
         self._agent = agent
         self._budgets = budgets
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()

@@ -15,7 +15,7 @@ from kata_shimd.errors import (
     ShimError,
     VmFailed,
 )
-from kata_shimd.pod import events, testing
+from kata_shimd.pod import events, memory, testing
 from kata_shimd.pod.conftest import BUDGETS
 from kata_shimd.pod.lifecycle import State
 from kata_shimd.pod.values import Exit, Stdio
@@ -259,6 +259,22 @@ async def test_sigkill_that_the_agent_does_not_carry_out_ends_the_vm(world):
         w.guest.silent.add("signal_process")
         await w.pod.kill("c1", "", 9, everyone=True)
         assert w.pod.container("c1").init.exit.status == 255
+        assert "kill-escalated" in w.notes
+
+
+async def test_sigkill_is_seen_to_by_a_later_daemon(world):
+    """The one that sent it was killed before the guest had carried it out; the guest never does."""
+    async with world() as w:
+        await w.running()
+        w.guest.deaf = True
+        await w.pod.kill("c1", "", 9, everyone=True)
+        past, guest = memory.of_container(w.pod.container("c1")), w.guest
+    assert past["init"]["exit"] is None
+    async with world(begin=False) as w:
+        w.starter.guest = guest
+        w.pod.restore({"c1": past}, guest)
+        w.pod.begin()
+        assert (await w.pod.container("c1").init.wait()).status == 255
         assert "kill-escalated" in w.notes
 
 

@@ -16,7 +16,8 @@ from kata_shimd.errors import Code, ShimError
 from kata_shimd.pod import testing
 from kata_shimd.pod.conftest import BUDGETS, PROCESS
 from kata_shimd.pod.container import Container
-from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.pod import Pod
+from kata_shimd.pod.ports import South
 from kata_shimd.pod.process import Process
 from kata_shimd.pod.pump import Input, Output
 from kata_shimd.task.abandon import Abandonment

@@ -20,7 +20,8 @@ from kata_shimd.durable.memory import new
 from kata_shimd.durable.tape import HEAD, Tape
 from kata_shimd.host.stdio import HostStreams
 from kata_shimd.pod import testing
-from kata_shimd.pod.pod import Pod, South
+from kata_shimd.pod.pod import Pod
+from kata_shimd.pod.ports import South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
 from kata_shimd.survive import key_of
