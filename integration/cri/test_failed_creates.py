@@ -1,12 +1,16 @@
 """Creations that fail, wherever they do, leave nothing, and a retry works.
 
-After each record of the daemon's ledger the daemon is killed, or the record cannot be written. The records are counted by the
-daemon itself, so the loops end where a creation has survived, and a record that is added later is covered at once. ``--long``
-tries every point in both ways on both versions; without, they share the points: 1.6 sees the daemon killed at every odd one, 2.4
-sees every even one that cannot be written.
+After each line of the daemon's ledger the daemon is killed, or the line cannot be written. Which lines there are is read from
+the ledger of a creation that nothing disturbs, and the journals of those that fail have to name the same ones: a line that is
+added later is visited at once, and none is passed over. ``--long`` visits every line in both ways on every version; without,
+they share the lines: 1.6 sees the daemon killed at every odd one, 2.4 sees every even one that cannot be written, and a
+container over v3 the daemon killed at every fifth one.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -19,106 +23,161 @@ from integration.harness.ctr import Done
 from integration.harness.host import Host
 from integration.harness.pods import Pod
 from integration.harness.scale import SCALE
+from kata_shimd.journal import read as read_journal
+from kata_shimd.ledger import step
 
 pytestmark = pytest.mark.vm
 
-WAYS = ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT")
-#: More records than any creation writes; ends a loop that a bug would make endless.
-MANY = 60
-#: Records that the launcher has written before the daemon's first.
+DIES, FAILS = WAYS = ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT")
+#: Lines that the launcher has written before the daemon's first.
 LAUNCHERS = 5
 GONE = 15.0 * SCALE
 
 
 @pytest.fixture(params=WAYS)
 def way(release: Release, request: pytest.FixtureRequest) -> str:
-    if not request.config.getoption("--long") and request.param != WAYS[release.nri]:
-        pytest.skip("the other version's share; --long has both")
+    others = FAILS if release.nri and not release.env else DIES
+    if not request.config.getoption("--long") and request.param != others:
+        pytest.skip("another version's share; --long has all")
     return request.param
 
 
 @pytest.fixture
-def points(release: Release, request: pytest.FixtureRequest) -> Callable[[int], Iterator[int]]:
-    """From a record on: every one, or this version's share of them."""
-    long, rest = request.config.getoption("--long"), int(not release.nri)
-    return lambda first: (point for point in range(first, MANY) if long or point % 2 == rest)
+def share(release: Release, request: pytest.FixtureRequest) -> Callable[[Sequence[int]], list[int]]:
+    """Of these numbers of lines: every one, or this version's."""
+    every, rest = (5, 0) if release.env else (2, int(not release.nri))
+    long = request.config.getoption("--long")
+    return lambda points: [point for point in points if long or point % every == rest]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Pods come and go on it, with a fault injected into their daemons or without."""
+
+    pods: Pods
+    crictl: Crictl
+    host: Host
+    containerd: CriContainerd
+    scene: leaks.Scene
+
+    def inject(self, **env: str) -> None:
+        """Restart containerd with an environment for its launchers."""
+        self.containerd.stop()
+        self.containerd.start(**env)
+
+    def steps(self) -> tuple[list[str], list[str]]:
+        """What daemons write when nothing disturbs: a pod's lines, and then those of a container in it."""
+        pod_id = self.pods.run("-whole")
+        of_pod = self._lines(pod_id)
+        self.pods.start(pod_id, *STAY)
+        of_both = self._lines(pod_id)
+        self.clear()
+        return of_pod, of_both[len(of_pod) :]
+
+    def _lines(self, pod_id: str) -> list[str]:
+        pod = Pod(self.host.run_dir, on_disk.pod_hash(str(self.containerd.address), cri.NAMESPACE, pod_id))
+        return [step(json.loads(line)) for line in (pod.directory / "ledger").read_text().splitlines()[LAUNCHERS:]]
+
+    def journals(self) -> set[Path]:
+        return set((self.host.run_dir / "journal").glob("*.jsonl"))
+
+    def injected(self, before: set[Path]) -> list[str]:
+        """The lines at which journals say that their daemon had a fault, of those that began since."""
+        events = [event for journal in self.journals() - before for event in read_journal(journal)]
+        return [event["step"] for event in events if event["event"] == "fault-injected"]
+
+    def runp(self, name: str) -> Done:
+        return self.crictl(*self.crictl.runp_words(cri.pod_config(f"{self.pods.prefix}-{name}")))
+
+    def clear(self) -> None:
+        for pod_id in self.crictl.pods():
+            self.crictl.rmp(pod_id)
+
+    def left(self, before: leaks.Snapshot) -> str:
+        return leaks.report(leaks.await_no_leak(self.scene, before, within=GONE))
 
 
 @pytest.fixture
-def injecting(containerd: CriContainerd) -> Iterator[Callable[..., None]]:
-    """Restarts containerd with an environment for its launchers; the fixture's end is without."""
-
-    def restart(**env: str) -> None:
-        containerd.stop()
-        containerd.start(**env)
-
-    yield restart
-    restart()
+def node(pods: Pods, crictl: Crictl, host: Host, containerd: CriContainerd, scene: leaks.Scene) -> Iterator[Node]:
+    made = Node(pods, crictl, host, containerd, scene)
+    yield made
+    made.inject()
 
 
-def test_of_a_sandbox(crictl: Crictl, scene: leaks.Scene, points, way: str, injecting, name: str) -> None:
-    failed = 0
-    for point in points(1):
-        injecting(**{way: f"daemon:{point}"})
-        before = leaks.snapshot(scene)
-        done = run(crictl, f"{name}-{point}")
-        clear(crictl)
-        assert leaks.report(leaks.await_no_leak(scene, before, within=GONE)) == "", f"{way} {point}: {done}"
-        if done.code == 0:
-            break
-        failed += 1
-        assert done.err, f"{way} {point}"
-        injecting()
-        run(crictl, f"{name}-{point}").ok()
-        clear(crictl)
-    assert 1 < failed < MANY - 1
+def test_of_a_sandbox(node: Node, share, way: str) -> None:
+    steps, _ = node.steps()
+    points = share(range(1, len(steps) + 1))
+    visited = []
+    for point in points:
+        node.inject(**{way: f"daemon:{point}"})
+        before, journals = leaks.snapshot(node.scene), node.journals()
+        done = node.runp(str(point))
+        assert done.code != 0 and done.err, f"{way} {point}: {done}"
+        assert node.left(before) == "", f"{way} {point}: {done}"
+        visited += node.injected(journals)
+        node.inject()
+        node.runp(str(point)).ok()
+        node.clear()
+    assert visited == [steps[point - 1] for point in points]
+    assert survives_beyond(node, way, len(steps)), "a creation writes more than was visited"
 
 
-def test_of_a_container(
-    pods: Pods, crictl: Crictl, host: Host, containerd: CriContainerd, scene: leaks.Scene, points, way: str, injecting
-) -> None:
-    first = records_of_a_sandbox(pods, crictl, host, containerd) + 1
-    failed = 0
-    for point in points(first):
-        injecting(**{way: f"daemon:{point}"})
-        before = leaks.snapshot(scene)
-        pod_id = pods.run(f"-{point}")
-        container_id = pods.create(pod_id, *STAY)
-        running = leaks.snapshot(scene)
-        done = crictl("start", container_id)
-        if done.code != 0 and way == "KATA_SHIMD_FAIL_AT":
-            retry_in_the_same_pod(pods, crictl, pod_id, container_id, scene, running)
-        clear(crictl)
-        assert leaks.report(leaks.await_no_leak(scene, before, within=GONE)) == "", f"{way} {point}: {done}"
-        if done.code == 0:
-            break
-        failed += 1
-    assert 0 < failed < MANY - first
+def survives_beyond(node: Node, way: str, last: int) -> bool:
+    """Whether a fault after the last line of a sandbox's creation finds nothing that it could disturb."""
+    node.inject(**{way: f"daemon:{last + 1}"})
+    journals = node.journals()
+    node.runp("beyond").ok()
+    hit = node.injected(journals)
+    node.clear()
+    return hit == []
 
 
-def retry_in_the_same_pod(
-    pods: Pods, crictl: Crictl, pod_id: str, container_id: str, scene: leaks.Scene, before: leaks.Snapshot
-) -> None:
+@pytest.mark.v3
+def test_of_a_container(node: Node, share, way: str) -> None:
+    of_pod, steps = node.steps()
+    points = share(range(len(of_pod) + 1, len(of_pod) + len(steps) + 1))
+    visited = []
+    for point in points:
+        node.inject(**{way: f"daemon:{point}"})
+        before, journals = leaks.snapshot(node.scene), node.journals()
+        pod_id = node.pods.run(f"-{point}")
+        container_id = node.pods.create(pod_id, *STAY)
+        running = leaks.snapshot(node.scene)
+        done = node.crictl("start", container_id)
+        assert done.code != 0 and done.err, f"{way} {point}: {done}"
+        if way == FAILS:
+            retry_in_the_same_pod(node, pod_id, container_id, running)
+        node.clear()
+        assert node.left(before) == "", f"{way} {point}: {done}"
+        visited += node.injected(journals)
+        if way == DIES:
+            retry_in_another_pod(node, point)
+    assert visited == [steps[point - len(of_pod) - 1] for point in points]
+    assert container_survives_beyond(node, way, len(of_pod) + len(steps)), "a creation writes more than was visited"
+
+
+def retry_in_the_same_pod(node: Node, pod_id: str, container_id: str, before: leaks.Snapshot) -> None:
     """The pod lives on; of the failed container there is nothing, and another can take its place."""
-    crictl("rm", "--force", container_id).ok()
-    assert leaks.report(leaks.await_no_leak(scene, before, within=GONE)) == "", container_id
-    again = pods.start(pod_id, *STAY, name="again")
-    assert crictl.exec(again, "echo", "well").ok().out == "well"
+    node.crictl("rm", "--force", container_id).ok()
+    assert node.left(before) == "", container_id
+    again = node.pods.start(pod_id, *STAY, name="again")
+    assert node.crictl.exec(again, "echo", "well").ok().out == "well"
 
 
-def records_of_a_sandbox(pods: Pods, crictl: Crictl, host: Host, containerd: CriContainerd) -> int:
-    """How many records its daemon has written when a sandbox runs."""
-    pod_id = pods.run("-counted")
-    pod = Pod(host.run_dir, on_disk.pod_hash(str(containerd.address), cri.NAMESPACE, pod_id))
-    lines = (pod.directory / "ledger").read_text().splitlines()
-    crictl.rmp(pod_id)
-    return len(lines) - LAUNCHERS
+def retry_in_another_pod(node: Node, point: int) -> None:
+    """The pod died with its daemon; another one of the same name takes its place, with the same container."""
+    node.inject()
+    pod_id = node.pods.run(f"-{point}")
+    again = node.pods.start(pod_id, *STAY)
+    assert node.crictl.exec(again, "echo", "well").ok().out == "well"
+    node.clear()
 
 
-def run(crictl: Crictl, name: str, **more: object) -> Done:
-    return crictl(*crictl.runp_words(cri.pod_config(name, **more)))
-
-
-def clear(crictl: Crictl) -> None:
-    for pod_id in crictl.pods():
-        crictl.rmp(pod_id)
+def container_survives_beyond(node: Node, way: str, last: int) -> bool:
+    node.inject(**{way: f"daemon:{last + 1}"})
+    journals = node.journals()
+    node.pods.start(node.pods.run("-beyond"), *STAY)
+    hit = node.injected(journals)
+    node.inject()  # the end of a life writes more, at which the fault would come
+    node.clear()
+    return hit == []

@@ -35,6 +35,7 @@ def test_a_container_runs_in_a_pod(pods: Pods, crictl: Crictl) -> None:
     assert pod_id not in crictl.pods()
 
 
+@pytest.mark.v3
 @pytest.mark.vm
 def test_containers_of_a_pod_share_one_machine_and_one_daemon(pods: Pods, crictl: Crictl, host: Host, pod_of) -> None:
     pod_id = pods.run()
@@ -48,6 +49,7 @@ def test_containers_of_a_pod_share_one_machine_and_one_daemon(pods: Pods, crictl
     assert pod_of(pod_id).process("daemon") == daemon
 
 
+@pytest.mark.v3
 def test_a_new_container_after_the_last_was_removed(pods: Pods, crictl: Crictl) -> None:
     pod_id = pods.run()
     for attempt in range(2):
@@ -57,6 +59,7 @@ def test_a_new_container_after_the_last_was_removed(pods: Pods, crictl: Crictl) 
     assert crictl.pods()[pod_id] == "SANDBOX_READY"
 
 
+@pytest.mark.v3
 @pytest.mark.vm
 def test_the_pod_ends_when_its_sandbox_does(pods: Pods, crictl: Crictl, host: Host, pod_of) -> None:
     """What containers are left is killed, and told before the sandbox's end is acted on."""

@@ -1,32 +1,18 @@
 """The Task API v3 on containerd 2.x: further containers of a pod come without a ``start``, over the sandbox's own address."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from integration.cri.conftest import STAY, Pods
 from integration.harness import cri
 from integration.harness import pods as on_disk
-from integration.harness.cri import CriContainerd, Release
+from integration.harness.cri import CriContainerd
 from integration.harness.crictl import Crictl
 from integration.harness.ctr import PATIENCE
 from integration.harness.host import Host
 from integration.harness.pods import Pod
 from integration.harness.waiting import eventually
 
-pytestmark = pytest.mark.vm
-
-
-@pytest.fixture(scope="module", autouse=True)
-def version_3(containerd: CriContainerd, release: Release) -> Iterator[None]:
-    """The launcher answers version 3 where containerd can be told so."""
-    if release.config_version < 3:
-        pytest.skip("containerd 1.6 knows version 2 only")
-    containerd.stop()
-    containerd.start(KATA_SHIMD_REPLY="json3")
-    yield
-    containerd.stop()
-    containerd.start()
+pytestmark = [pytest.mark.vm, pytest.mark.v3_alone]
 
 
 def test_a_pod_of_several_containers(pods: Pods, crictl: Crictl, containerd: CriContainerd) -> None:
@@ -46,7 +32,7 @@ def test_containerd_restarted(pods: Pods, crictl: Crictl, containerd: CriContain
     pod_id = pods.run()
     container_id = pods.start(pod_id, *STAY)
     containerd.stop()
-    containerd.start(KATA_SHIMD_REPLY="json3")
+    containerd.start()
     assert crictl.pods()[pod_id] == "SANDBOX_READY"
     assert crictl.state(container_id) == "CONTAINER_RUNNING"
     assert crictl.exec(container_id, "echo", "still here").ok().out == "still here"
