@@ -16,6 +16,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Final, Self
 
 from integration.bench.guest import FIRST, KEPT, Guest, Output, config, process_spec
@@ -57,6 +58,7 @@ while read -r what name; do
         nothing) echo here;;
         keep) crun run --detach --bundle /mnt/kept --pid-file /run/pid -- "$name" > /dev/null 2>&1;;
         run) crun run --detach --bundle /mnt/first --pid-file /run/pid -- "$name";;
+        fresh) crun run --detach --bundle "/mnt/$name" --pid-file /run/pid -- "$name";;
         exec) crun exec --detach --process /mnt/process.json --pid-file /run/pid -- "$name";;
         remove) crun delete --force "$name";;
     esac || while read -r word; do echo "$word"; done < /run/log
@@ -92,7 +94,15 @@ class ByHand:
         self._output.__exit__()
 
     async def run(self, name: str) -> float:
-        took = await self._measured(f"run {name}", FIGURES)
+        return await self._run("run", name)
+
+    async def fresh(self, name: str) -> float:
+        """As `run`, with a root file system that the guest has not seen before, which has to be fetched from the host."""
+        self._bundle(name, FIRST)
+        return await self._run("fresh", name)
+
+    async def _run(self, what: str, name: str) -> float:
+        took = await self._measured(f"{what} {name}", FIGURES)
         os.write(self._commands, f"remove {name}\n".encode())
         await self.nothing()
         return took
@@ -111,13 +121,16 @@ class ByHand:
         (self._rootfs / "enter").write_text(ENTER)
         (self._rootfs / "serve").write_text(SERVE)
         (self._rootfs / "process.json").write_text(json.dumps(process_spec(FIRST)))
-        for name, args in (("first", FIRST), ("kept", KEPT)):
-            (bundle := self._rootfs / name / "rootfs").mkdir(parents=True)
-            write_rootfs(bundle)
-            spec = config(args, member=False)
-            spec["linux"]["namespaces"].remove({"type": "network"})  # nor has ours one of its own
-            spec["linux"] |= {"cgroupsPath": f"/{name}"}
-            (bundle.parent / "config.json").write_text(json.dumps(spec))
+        self._bundle("first", FIRST)
+        self._bundle("kept", KEPT)
+
+    def _bundle(self, name: str, args: Sequence[str]) -> None:
+        (bundle := self._rootfs / name / "rootfs").mkdir(parents=True)
+        write_rootfs(bundle)
+        spec = config(args, member=False)
+        spec["linux"]["namespaces"].remove({"type": "network"})  # nor has ours one of its own
+        spec["linux"] |= {"cgroupsPath": f"/{name}"}
+        (bundle.parent / "config.json").write_text(json.dumps(spec))
 
     async def _measured(self, command: str, wanted: str) -> float:
         begin = time.perf_counter()

@@ -44,7 +44,8 @@ GROUP: Final = Group(
     "idle",
     "Idle",
     f"""Processor time of a pod that has one sleeping container and is asked nothing, by `/proc/PID/task/*/schedstat`, in
-windows of {WINDOW:g} s, in per cent of one processor; beside containerd-shim-runc-v2 in the same windows.""",
+windows of {WINDOW:g} s, in per cent of one processor; beside containerd-shim-runc-v2 in the same windows. There is no
+containerd, so either has events that it cannot deliver; runc's shim may be busy with that.""",
     run,
     (
         Claim("idle CPU of a daemon", "daemon", aim=0.1),

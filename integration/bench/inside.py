@@ -71,6 +71,7 @@ def _ways(guest: Guest, hand: ByHand, host: OnHost) -> dict[str, Callable[[int],
     return {
         "second container": lambda number: guest.second(f"s{number}"),
         "crun run, in the guest": lambda number: hand.run(f"r{number}"),
+        "crun run, in the guest, a new root": lambda number: hand.fresh(f"f{number}"),
         "runc run, on the host": lambda number: asyncio.to_thread(host.run, f"h{number}"),
         "exec": lambda number: guest.exec(f"e{number}"),
         "crun exec, in the guest": lambda _: hand.exec(),
@@ -101,7 +102,8 @@ guest: the guest's own program, from the guest's own disk and so from the same p
 flags, its control group included. By hand is timed by the host's clock too, from the line that asks for it to the
 first byte, and has in it the way into the guest and back through a container's streams (the row "a line to the guest
 and back") and a shell's fork. It has not in it: a root file system to share with the guest, RPCs, anybody who keeps
-account of the container. Runc on the host runs without emulation, so of it only a machine with KVM says anything.""",
+account of the container. So there is a second row by hand, of a root file system that the guest has not seen before, as
+ours is each time. Runc on the host runs without emulation, so of it only a machine with KVM says anything.""",
     run,
     (
         Claim(
@@ -117,6 +119,11 @@ account of the container. Runc on the host runs without emulation, so of it only
             "crun exec, in the guest",
             1.2,
             limits="RPCs; output is read once crun has ended and the daemon knows it, by hand it comes before",
+        ),
+        Claim(
+            "second container ÷ the same `crun run` inside the guest, of a root file system that is new there",
+            "second container",
+            "crun run, in the guest, a new root",
         ),
         Claim("second container ÷ `runc run` on the host", "second container", "runc run, on the host"),
         Claim("exec ÷ `runc exec` on the host", "exec", "runc exec, on the host"),

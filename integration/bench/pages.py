@@ -85,7 +85,10 @@ def load(folder: Path = FOLDER) -> dict[str, Outcome]:
 
 
 def write(groups: Sequence[Group], outcomes: Mapping[str, Outcome], folder: Path = FOLDER) -> None:
-    """Keep these results, and rewrite the page of each group there is, and the index."""
+    """Keep these results, and rewrite their pages and the index. Those that lack what is claimed by now are dropped."""
+    outcomes = {
+        group.name: outcomes[group.name] for group in groups if group.name in outcomes and _whole(group, outcomes)
+    }
     known = [(group, outcomes[group.name]) for group in groups if group.name in outcomes]
     kept = [f"{json.dumps(group.name)}: {json.dumps(_rounded(outcome))}" for group, outcome in known]
     (folder / RESULTS).write_text("{\n" + ",\n".join(kept) + "\n}\n")
@@ -95,6 +98,12 @@ def write(groups: Sequence[Group], outcomes: Mapping[str, Outcome], folder: Path
         path.write_text(page(path.read_text() if path.exists() else "", group, outcome))
     missing = [group for group in groups if group.name not in outcomes]
     _write_index([(group, outcome.measured) for group, outcome in known], missing, folder)
+
+
+def _whole(group: Group, outcomes: Mapping[str, Outcome]) -> bool:
+    """All that the group claims is there: it may claim more than when it was run."""
+    needed = {name for claim in group.claims for name in (claim.ours, claim.peer) if name}
+    return needed <= outcomes[group.name].measured.keys()
 
 
 def _rounded(outcome: Outcome) -> dict[str, object]:

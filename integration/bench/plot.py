@@ -8,7 +8,7 @@ from typing import Final
 
 from integration.bench.results import Claim, Measured, Series
 
-WIDTH, LABEL, RIGHT, ROW, AXIS, TOP = 900, 380, 30, 22, 30, 14
+WIDTH, LABEL, RIGHT, ROW, AXIS, TOP = 1000, 480, 30, 22, 30, 14
 SPAN: Final = WIDTH - LABEL - RIGHT
 #: The plot of aims ends at a tenth and ten times the aim.
 DECADE: Final = 10.0

@@ -102,7 +102,7 @@ of {CALLS} calls in a row.""",
             "State",
             "runc's shim: State",
             3,
-            limits="interpreted code: a frame, an envelope, a message and a task of the loop for each call",
+            limits="interpreted code: a frame, an envelope and a request are decoded for each call",
         ),
     ),
 )

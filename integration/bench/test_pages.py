@@ -77,6 +77,12 @@ def test_the_index_names_what_was_not_run(tmp_path: Path) -> None:
     assert "without a row" not in (tmp_path / "README.md").read_text()
 
 
+def test_results_that_lack_what_is_claimed_now_are_dropped(tmp_path: Path) -> None:
+    less = Outcome({name: one for name, one in MEASURED.items() if name != "weight"}, {})
+    pages.write([GROUP], {"some": less}, tmp_path)
+    assert not pages.load(tmp_path) and "without a row: [Some rows]" in (tmp_path / "README.md").read_text()
+
+
 def test_plots_are_xml_with_a_point_for_each_value() -> None:
     for text, points in ((plot.boxes(MEASURED), 7), (plot.aims([(CLAIMS[0], MEASURED), (CLAIMS[2], MEASURED)]), 4)):
         tree = ElementTree.fromstring(text)
