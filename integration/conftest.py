@@ -27,7 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--runtime", default=KATA, help="runtime type to test; runc's proves the harness and the tests themselves"
     )
     parser.addoption(
-        "--long", action="store_true", help="CRI tests in their long form: every failure on every version, twenty pods"
+        "--long",
+        action="store_true",
+        help="tests in their long form: every failure of CRI on every version, twenty pods, twenty clones",
     )
 
 
@@ -70,11 +72,16 @@ def containerd(host: Host, request: pytest.FixtureRequest) -> Iterator[Container
 
 
 @pytest.fixture(scope="session")
-def ctr(containerd: Containerd, runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Ctr:
-    """A client with the test image imported. Its namespace's name marks what is ours in tables that everybody shares."""
+def ctr(host: Host, containerd: Containerd, runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Ctr:
+    """A client with the test image imported, and the template of its pods made. Its namespace's name marks what is ours in tables
+    that everybody shares.
+    """
     archive = tmp_path_factory.mktemp("image") / "image.tar"
     image.write_image(archive)
-    client = Ctr(containerd, f"t{secrets.token_hex(4)}", runtime, image.NAME, pods.guest_config(archive.parent))
+    config = pods.guest_config(archive.parent)
+    if runtime == KATA and pods.are_cloned():
+        pods.make_template(host, PREFIX / "bin/kata-shimd", config)
+    client = Ctr(containerd, f"t{secrets.token_hex(4)}", runtime, image.NAME, config)
     client("image", "import", archive).ok()
     return client
 

@@ -27,8 +27,27 @@ def test_this_host_can_run_pods(tmp_path: Path) -> None:
     code, answer = check("--run-dir", tmp_path)
     assert (code, answer["ok"], rows(answer, "fail")) == (0, True, {})
     wanted = {"privileges", "accelerator", "qemu", "virtiofsd", "guest-kernel", "guest-image", "containerd", "cgroups"}
+    wanted |= {"mounts"}
     assert wanted <= rows(answer, "pass").keys()
     assert all(row["why"] for row in answer["checks"])
+
+
+def test_mounts_that_are_forbidden(tmp_path: Path) -> None:
+    """To root without the right to mount, here."""
+    argv = [
+        "setpriv",
+        "--bounding-set=-sys_admin",
+        PREFIX / "bin/kata-shimd",
+        "check",
+        "-o",
+        "json",
+        "--run-dir",
+        tmp_path,
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    failed = rows(json.loads(done.stdout), "fail")
+    assert {"privileges", "mounts"} <= failed.keys(), done
+    assert "not permitted" in failed["mounts"]["why"]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +65,9 @@ def test_this_host_can_run_pods(tmp_path: Path) -> None:
         ),
         ('[hypervisor.qemu]\ndefault_vcpus = "two"\n', "configuration", "default_vcpus"),
         ("[hypervisor.qemu]\ndefault_memory = 1000000000\n", "memory", "1000000000 MiB wanted"),
+        ('[shimd]\nkeeper = "systemd"\n', "systemd", 'keeper = "systemd", and'),
     ],
-    ids=["qemu", "kernel", "wrong-type", "memory"],
+    ids=["qemu", "kernel", "wrong-type", "memory", "keeper"],
 )
 def test_what_is_broken_is_named_with_what_to_do(tmp_path: Path, broken: str, row: str, says: str) -> None:
     config = tmp_path / "configuration.toml"

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from integration.harness.ctr import Ctr, Done
-from integration.harness.pods import Pod, pod_hash
+from integration.harness.pods import BOOTED, Pod, pod_hash
 
 pytestmark = pytest.mark.vm
 
@@ -46,7 +46,9 @@ def journal(ctr: Ctr, name: str) -> str:
 
 
 def test_the_file_that_containerd_names(ctr: Ctr, name: str, write: Write) -> None:
-    config = write('[hypervisor.qemu]\ndefault_vcpus = 2\ndefault_memory = 512\nkernel_params = "ks.word=file"\n')
+    config = write(
+        '[hypervisor.qemu]\ndefault_vcpus = 2\ndefault_memory = 512\nkernel_params = "ks.word=file"\n' + BOOTED
+    )
     cpus, memory, cmdline = looked(ctr.run(name, "sh", "-c", LOOK, config=config))
     assert cpus == 2
     assert 512 - KERNELS < memory <= 512
@@ -56,7 +58,7 @@ def test_the_file_that_containerd_names(ctr: Ctr, name: str, write: Write) -> No
 def test_a_drop_in_lies_over_the_file_and_an_annotation_over_both(ctr: Ctr, name: str, write: Write) -> None:
     write('[hypervisor.qemu]\ndefault_memory = 640\nkernel_params = "ks.drop=in"\n', "50-more.toml")
     enabled = 'enable_annotations = ["default_vcpus", "kernel_params"]'
-    config = write(f"[hypervisor.qemu]\ndefault_memory = 512\ndefault_vcpus = 1\n{enabled}\n")
+    config = write(f"[hypervisor.qemu]\ndefault_memory = 512\ndefault_vcpus = 1\n{enabled}\n{BOOTED}")
     notes = {f"{HYPERVISOR}default_vcpus": "2", f"{HYPERVISOR}kernel_params": "ks.pod=says"}
     cpus, memory, cmdline = looked(ctr.run(name, "sh", "-c", LOOK, config=config, annotations=notes))
     assert cpus == 2, "the annotation's"

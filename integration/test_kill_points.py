@@ -4,19 +4,21 @@ Records are counted by the programs themselves (``KATA_SHIMD_DIE_AT``), so the l
 that is added later has its kill point at once. containerd is not between us and the launcher, except where a container is made.
 """
 
+import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from integration.conftest import PREFIX
 from integration.harness import image, leaks, process
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.launcher import Launcher, await_settled, booted, recorded
 from integration.harness.leaks import Scene
-from integration.harness.pods import Pod
+from integration.harness.pods import BOOTED, CLONED, Pod, make_template
 from integration.harness.process import Process
 from integration.harness.scale import SCALE
 from integration.harness.spec import Spec
@@ -30,8 +32,16 @@ GONE: Final = 10.0 * SCALE
 
 
 @pytest.fixture
-def launcher(ctr: Ctr) -> Launcher:
-    return Launcher(ctr.containerd, ctr.namespace)
+def booting(tmp_path: Path) -> Path:
+    """A configuration without templates: what is recorded here are boots."""
+    path = tmp_path / "booting.toml"
+    path.write_text(BOOTED)
+    return path
+
+
+@pytest.fixture
+def launcher(ctr: Ctr, booting: Path) -> Launcher:
+    return Launcher(ctr.containerd, ctr.namespace, booting)
 
 
 @pytest.fixture
@@ -97,8 +107,27 @@ def test_the_daemon_killed_at_every_record_of_the_boot(
     scene: Scene, launcher: Launcher, name: str, bundle: Path
 ) -> None:
     """And of its end: a daemon that has come through the boot is given up by `delete`, and ends the pod by itself."""
+    assert 3 < _killed_along(scene, launcher, name, bundle, range(1, MANY)) < MANY - 1
+
+
+def test_the_daemon_killed_along_a_clone(
+    scene: Scene, ctr: Ctr, name: str, bundle: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """At every record in the long form, at some of them here."""
+    config = tmp_path / "cloning.toml"
+    config.write_text(CLONED)
+    make_template(ctr.containerd.host, PREFIX / "bin/kata-shimd", config)
+    cloning = Launcher(ctr.containerd, ctr.namespace, config)
+    points = range(1, MANY) if pytestconfig.getoption("--long") else range(secrets.randbelow(6) + 4, MANY, 6)
+    assert 3 < _killed_along(scene, cloning, name, bundle, points, cloned=True) < MANY - 1
+
+
+def _killed_along(
+    scene: Scene, launcher: Launcher, name: str, bundle: Path, points: Iterable[int], *, cloned: bool = False
+) -> int:
+    """The daemon of a pod dies at each of these of its records; the first that it has come through."""
     before = leaks.snapshot(scene)
-    for point in range(1, MANY):
+    for point in points:
         launcher.start(name, bundle, KATA_SHIMD_DIE_AT=f"daemon:{point}")
         pod = launcher.pod(name)
         alive = await_settled(pod, until=lambda: booted(launcher.pod(name)))
@@ -106,10 +135,12 @@ def test_the_daemon_killed_at_every_record_of_the_boot(
         survived = alive and not await_settled(pod, until=lambda: False) and not pod.directory.exists()
         assert launcher.delete(name, bundle).returncode == 0, point
         clean(scene, before, f"daemon:{point}")
+        told = [event["event"] for event in pod.journal()]
         _forget(launcher, name)
         if survived:
-            break
-    assert 3 < point < MANY - 1
+            assert ("cloned" in told) is cloned, told
+            return point
+    return MANY
 
 
 def test_the_undo_of_delete_killed_at_every_record(scene: Scene, launcher: Launcher, name: str, bundle: Path) -> None:
@@ -147,10 +178,10 @@ def test_the_undo_of_the_daemon_killed_at_every_record(
 
 
 def test_the_daemon_killed_at_every_record_of_a_container(
-    scene: Scene, ctr: Ctr, name: str, rootfs_dir: Path, tmp_path: Path
+    scene: Scene, ctr: Ctr, name: str, booting: Path, tmp_path: Path
 ) -> None:
     """Through a containerd whose launchers have the kill point: Create, Start, exit and Delete of one container."""
-    own = Ctr(Containerd(ctr.containerd.host), ctr.namespace, ctr.runtime, image.NAME)
+    own = Ctr(Containerd(ctr.containerd.host), ctr.namespace, ctr.runtime, image.NAME, booting)
     image.write_image(archive := tmp_path / "image.tar")
     first = _records_of_a_boot(own, archive, name) + 1
     for point in range(first, MANY):

@@ -8,6 +8,7 @@ import pytest
 
 from integration.harness import shim
 from integration.harness.ctr import PATIENCE, Ctr
+from integration.harness.host import Host
 from integration.harness.sandbox import Sandbox, sandbox, table
 from integration.harness.shim import ShimSocket
 from integration.harness.spec import Spec
@@ -64,6 +65,25 @@ def test_a_read_only_directory_of_the_host(pod: Sandbox) -> None:
     script = "cat /data/in; (: > /data/out) 2>&1; (: >> /data/in) 2>&1; mount -o remount,rw /data 2>&1"
     refused = pod.run(bind(pod.script(script), "/data", directory, "ro")).out
     assert refused.startswith("from the host") and refused.count("Read-only file system") == 2
+    assert [path.name for path in directory.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(("options", "refusals"), [(("ro",), 1), (("ro", "rro"), 2)], ids=["the top", "throughout"])
+def test_what_is_mounted_below_a_read_only_directory(
+    pod: Sandbox, host: Host, options: tuple[str, ...], refusals: int
+) -> None:
+    """It is as writable as on the host, unless the volume is read-only recursively."""
+    directory = pod.directory_of("below")
+    (directory / "in").mkdir()
+    assert host.run(["mount", "-t", "tmpfs", "tmpfs", directory / "in"]).returncode == 0
+    try:
+        script = "(: > /data/out) 2>&1; (: > /data/in/out) 2>&1; ls /data/in"
+        done = pod.run(bind(pod.script(script), "/data", directory, *options)).ok().out
+        kept = host.run(["ls", directory / "in"]).stdout.decode().split()
+    finally:
+        host.run(["umount", directory / "in"])
+    assert done.count("Read-only file system") == refusals, done
+    assert kept == (["out"] if refusals == 1 else [])
     assert [path.name for path in directory.iterdir()] == ["in"]
 
 

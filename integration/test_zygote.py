@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -39,6 +40,16 @@ class Zygote:
     def pid(self) -> int:
         return self._child.pid
 
+    def ahead(self) -> Process:
+        """The child that it forks ahead of a request."""
+        return eventually("a child that waits", lambda: next(iter(self._waiting()), None), within=PATIENCE)
+
+    def _waiting(self) -> Iterator[Process]:
+        for pid in (Path(f"/proc/{self.pid}/task/{self.pid}/children")).read_text().split():
+            found = process.find(int(pid))
+            if found is not None and _is_waiting(found):
+                yield found
+
     @property
     def log(self) -> str:
         return self._log.read_text()
@@ -58,6 +69,15 @@ def zygote(ctr: Ctr, host: Host) -> Iterator[Zygote]:
     made = Zygote(host)
     yield made
     made.close()
+
+
+def _is_waiting(child: Process) -> bool:
+    """It has rehearsed, and is in poll (as /proc has it, on x86-64 and arm64)."""
+    try:
+        name, doing = (child.proc / "comm").read_text(), (child.proc / "syscall").read_text()
+    except OSError:
+        return False
+    return name == "kata-spare\n" and doing.split()[0] in ("7", "73")
 
 
 def daemon_of(ctr: Ctr, name: str) -> Process:
@@ -101,15 +121,21 @@ def _roots(daemon: Process) -> list[str]:
     return [line for line in (daemon.proc / "mountinfo").read_text().splitlines() if line.split()[4] == "/"]
 
 
-def test_a_fork_lives_as_a_cold_daemon_does(ctr: Ctr, host: Host, name: str) -> None:
+@pytest.mark.parametrize("ahead", [False, True], ids=["forked when asked", "forked ahead"])
+def test_a_fork_lives_as_a_cold_daemon_does(ctr: Ctr, host: Host, name: str, ahead: bool) -> None:
     ctr.start(name, "sleep", "86400")
     cold = facts(daemon_of(ctr, name))
     ctr.remove(name)
     zygote = Zygote(host)
     try:
+        waits = zygote.ahead()
+        if not ahead:
+            waits.kill()
+            eventually("its end", lambda: not waits.alive(), within=PATIENCE)
         ctr.start(name, "sleep", "86400")
         daemon = daemon_of(ctr, name)
         assert forked_from(daemon, zygote)
+        assert (daemon.pid == waits.pid) == ahead
         forked = facts(daemon)
         assert daemon.namespace("mnt") != process.find(zygote.pid).namespace("mnt")  # type: ignore[union-attr]
         ctr.remove(name)
@@ -150,18 +176,60 @@ def test_without_a_working_zygote_it_is_only_slower(ctr: Ctr, name: str, zygote:
     assert ctr.run(name, "echo", "well").ok().out == "well"
 
 
-def test_killed_at_every_moment_of_a_fork(ctr: Ctr, name: str, host: Host) -> None:
-    """Several pods at once, and the zygote dies in the midst of them: every pod comes up, by one way or the other."""
+@pytest.mark.parametrize("moment", ["asked", "recorded", "ready"])
+def test_killed_during_a_fork(ctr: Ctr, name: str, host: Host, moment: str) -> None:
+    """Several pods at once, one of them the child's that was forked ahead, and the zygote dies in their midst: every pod comes
+    up, by one way or the other."""
     zygote = Zygote(host)
+    zygote.ahead()
     names = [f"{name}-{number}" for number in range(4)]
     try:
         with ThreadPoolExecutor(len(names) + 1) as pool:
             runs = [pool.submit(ctr.run, one, "echo", one) for one in names]
-            eventually("the first pod", lambda: any((host.run_dir / "pods").iterdir()), within=PATIENCE)
+            eventually(moment, lambda: any(_has_come_to(moment, pod) for pod in _pods(host)), within=PATIENCE)
             zygote.signal(signal.SIGKILL)
             assert [run.result().ok().out for run in runs] == names
     finally:
         zygote.close()
+
+
+def _pods(host: Host) -> list[Path]:
+    return list((host.run_dir / "pods").iterdir())
+
+
+def _has_come_to(moment: str, pod: Path) -> bool:
+    """asked: there is a pod, and no daemon. recorded: a daemon, not yet let go or just. ready: one that serves."""
+    try:
+        ledger = (pod / "ledger").read_text()
+    except FileNotFoundError:
+        ledger = ""
+    return {"asked": True, "recorded": '"made"' in ledger, "ready": '"running"' in ledger}[moment]
+
+
+def test_the_package_is_replaced_under_it(ctr: Ctr, name: str, zygote: Zygote) -> None:
+    """The next pod is not of the old code, later ones are forked again, and the pods that are there are left alone."""
+    before, after, later = (f"{name}-{when}" for when in ("before", "after", "later"))
+    old = zygote.ahead()
+    ctr.start(before, "sleep", "86400")
+    _replace(next((PREFIX / "lib").glob("python3*/site-packages/kata_shimd/__init__.py")))
+    ctr.start(after, "sleep", "86400")
+    assert not forked_from(daemon_of(ctr, after), zygote)
+    assert "the package was replaced" in zygote.log
+    new = zygote.ahead()
+    ctr.start(later, "sleep", "86400")
+    assert daemon_of(ctr, later).pid == new.pid
+    assert forked_from(daemon_of(ctr, later), zygote)
+    assert daemon_of(ctr, before).pid == old.pid
+    for one in (before, after, later):
+        assert ctr.exec(one, "e", "echo", "here").ok().out == "here"
+        ctr.remove(one)
+
+
+def _replace(file: Path) -> None:
+    """By another with the same content, as an installer does."""
+    new = file.with_suffix(".new")
+    shutil.copy2(file, new)
+    new.replace(file)
 
 
 def test_another_installations_zygote_is_passed_over(ctr: Ctr, name: str, host: Host, tmp_path: Path) -> None:

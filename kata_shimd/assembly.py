@@ -6,7 +6,7 @@ values each of them takes. Nothing is decided here that a test would want to var
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from kata_shimd.api import bootstrap as pb
 from kata_shimd.api import runtime_options, wkt
 from kata_shimd.config import Loaded, options
 from kata_shimd.config import load as load_config
+from kata_shimd.config.layers import File
 from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.debug.record import RecordingPublisher
 from kata_shimd.durable.channel import again
@@ -46,7 +47,7 @@ from kata_shimd.task.service import TaskService
 from kata_shimd.task.serving import services
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import accel, machine
-from kata_shimd.vm.adopt import adopt
+from kata_shimd.vm.adopt import adopt, end_left
 from kata_shimd.vm.phases import Phases
 from kata_shimd.vm.spec import VmSpec
 from kata_shimd.vmspec import network_settings, vm_budgets, vm_spec
@@ -83,19 +84,22 @@ class Shim:
     teardown_step: float
     #: Comes back when the machine, if there is one by now, does what it is told.
     answers: Callable[[], Awaitable[None]]
+    #: The pod's network, once there is one; for who looks inside.
+    network: Callable[[], PodNetwork | None]
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
-def configure(bundle: Path, bootstrap: bytes, env_path: str | None) -> Loaded:
-    """The pod's configuration, from containerd's options, files and the sandbox's annotations.
+def configure(bundle: Path, bootstrap: bytes, env_path: str | None, recorded: Sequence[File] | None = None) -> Loaded:
+    """The pod's configuration, from containerd's options, files (or what is on record of them) and the sandbox's annotations.
 
     :raises InvalidArgument: with everything that is wrong
     """
     source = _options(bootstrap)
     notes = oci.annotations(oci.load(bundle))
-    loaded = load_config(source.config_path, source.config_body, Path(env_path) if env_path else None, notes)
+    env = Path(env_path) if env_path else None
+    loaded = load_config(source.config_path, source.config_body, env, notes, recorded=recorded)
     return replace(loaded, warnings=(*source.warnings, *loaded.warnings))
 
 
@@ -129,7 +133,7 @@ def _decode_options(value: bytes) -> tuple[str, bytes]:
 # --- the pod ---------------------------------------------------------------------------------------------------------
 
 
-def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> Shim:
+def assemble(arguments: "Arguments", listener: socket.socket | None, parts: Parts) -> Shim:
     """Make the pod and its server. Nothing runs yet."""
     survival = parts.survival
     choice = accel.choose(accel.Setting(parts.loaded.config.shimd.accelerator.value))
@@ -155,11 +159,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
         guest_seccomp=not parts.loaded.config.runtime.disable_guest_seccomp,
     )
     calls: set[Boundary] = set()
-    abandonment = (
-        Abandonment(parts.group, pod.abandon, spoken=survival.spoken(), record=survival.record_spoken)
-        if survival
-        else Abandonment(parts.group, pod.abandon)
-    )
+    abandonment = Abandonment(parts.group, pod.abandon, **(survival.abandoned() if survival else {}))
     own = PodService(arguments, pod, parts.journal, survival)
     table = services(TaskService(pod), abandonment, {"Describe": own.describe, "Upgrade": own.upgrade})
 
@@ -170,7 +170,7 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
 
     server = Server(
         # A keeper accepts for us.
-        None if survival else listener,
+        listener,
         survival.services(table) if survival else table,
         boundary=boundary(parts.journal.write, calls),
         on_lost=lost,
@@ -179,8 +179,9 @@ def assemble(arguments: "Arguments", listener: socket.socket, parts: Parts) -> S
     )
     if survival is not None:
         survival.restore(pod, booter.agent)
+        abandonment.finish(survival.removing(), pod.finish_abandoning)
     parts.group.create_task(publisher.run(), name="publisher")
-    return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers)
+    return Shim(pod, server, publisher, calls, timeouts.teardown_step, booter.answers, lambda: booter.network)
 
 
 def _accepting(journal: Journal, trouble: str) -> None:
@@ -255,7 +256,13 @@ class Booter:
         deadlines = agent_deadlines(timeouts)
         #: Not attached before the boot is over.
         self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
+        self.network: PodNetwork | None = None
         self._vm: machine.Machine | None = None
+        self._templates: templates.Templates | None = None
+        #: Whether the agent has been heard of this daemon already: it has told a clone who it is.
+        self._answered = False
+        #: Where shims are started, if the pod is elsewhere.
+        self._origin: tuple[Path, ...] = ()
 
     async def answers(self) -> None:
         """:raises ShimError: the machine is there and does not do what it is told"""
@@ -263,17 +270,22 @@ class Booter:
             await self._vm.answers()
 
     async def boot(self) -> tuple[machine.Machine, AgentClient]:
-        """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end"""
+        """:raises VmFailed, HostFailed: with step, object, cause and hint; the VM has been told to end, and one that an earlier
+        daemon booted has ended: what ran in it is told as lost next
+        """
         try:
             return await self._boot()
         except ShimError as error:
             self.agent.fail(error)
+            if self._parts.survival is not None:
+                await end_left(self._parts.ledger)
             raise
 
     async def _boot(self) -> tuple[machine.Machine, AgentClient]:
         spec, survival = oci.load(self._arguments.bundle), self._parts.survival
         booted = bool(survival and survival.booted)
         vm, network = await self._machine(spec, booted=booted)
+        self.network = network
         try:
             await self._reach(vm, None if booted else self._sandbox(spec), network)
         except BaseException:
@@ -284,10 +296,12 @@ class Booter:
             survival.settle()
         self._vm = vm
         self._parts.journal.write("agent-ready")
+        if self._templates is not None:
+            await self._templates.order(self._parts.loaded.told, self._origin)
         if network is not None:
             self._parts.group.create_task(network.follow(self.agent, vm, vm.wait), name="network")
-            if survival is None and oci.kind(spec) is oci.Kind.SANDBOX:
-                served = network.forward(self.agent, self._arguments.sandbox_id, vm.wait)
+            if oci.kind(spec) is oci.Kind.SANDBOX:
+                served = network.forward(self.agent, self._arguments.sandbox_id, vm.wait, survival)
                 self._parts.group.create_task(served, name="forward")
         return vm, self.agent
 
@@ -316,6 +330,7 @@ class Booter:
         """The control groups of the pod, which this daemon joins: made, or there already from an earlier daemon."""
         if not self._parts.loaded.config.runtime.sandbox_cgroup_only:
             return ()
+        self._origin = cgroup.current()
         return cgroup.make(self._parts.ledger, oci.host_cgroups_path(spec))
 
     async def _network(
@@ -357,15 +372,14 @@ class Booter:
     ) -> machine.Machine | None:
         """The VM from a template, where that works."""
         parts, arguments = self._parts, self._arguments
-        if parts.survival is not None:
-            parts.journal.write("template-passed-over", why="a later daemon could not go on with half a clone")
-            return None
         from kata_shimd.templates import Templates  # which nobody else needs
 
         path = parts.loaded.config.factory.template_path
         site = template_site(path, arguments.run_dir, arguments.launcher, self._timeouts)
-        made = Templates(site, parts.group, parts.journal.write)
-        return await made.clone(spec, ground, parts.ledger, parts.journal, gate, network)
+        self._templates = Templates(site, parts.group, parts.journal.write)
+        vm = await self._templates.clone(spec, ground, parts.ledger, parts.journal, gate, network)
+        self._answered = vm is not None
+        return vm
 
     async def _take_over(self) -> machine.Machine | None:
         parts, size = self._parts, self._parts.loaded.config.shimd.console_log_size_kib << 10
@@ -377,7 +391,8 @@ class Booter:
         left = self._parts.survival.left_channel() if self._parts.survival else None
         self.agent.attach(left or await vm.dial())
         try:
-            await self.agent.check()
+            if not self._answered:
+                await self.agent.check()
             if sandbox is not None:
                 if network is not None:
                     await network.tell(self.agent)

@@ -4,7 +4,6 @@ A composition root: here, and in `assembly`, both edges meet; environment and ar
 last act is to become the launcher's ``undo``, so that there is one teardown, run by the process that `delete` waits for.
 """
 
-import argparse
 import asyncio
 import faulthandler
 import logging
@@ -14,18 +13,19 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from kata_shimd import __version__, assembly, fds, log
-from kata_shimd.config import Loaded
+from kata_shimd.config import Loaded, record
 from kata_shimd.config.model import AttachSetting, EventLoop, Keeping
 from kata_shimd.debug import attach
 from kata_shimd.durable import formats, points
-from kata_shimd.errors import FailedPrecondition, NotFound, ShimError
+from kata_shimd.errors import InvalidArgument, NotFound, ShimError
 from kata_shimd.journal import MAX_VALUE, Journal, prune
 from kata_shimd.ledger import Kind, Ledger, Phase
 from kata_shimd.ledger import read as read_ledger
@@ -63,34 +63,78 @@ class _Ended(Exception):
     """Leaves the daemon's TaskGroup, and with it every task."""
 
 
+_PATHS: Final = ("--run-dir", "--pod-dir", "--bundle", "--launcher")
+_NEEDED: Final = (*_PATHS, "--namespace", "--id", "--address")
+
+
 def parse(argv: Sequence[str]) -> Arguments:
-    """Read the command line; the launcher is the only one who writes it."""
-    parser = argparse.ArgumentParser(prog="kata_shimd.daemon", description=__doc__)
-    for name in ("run-dir", "pod-dir", "bundle", "launcher"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("namespace", "id", "address"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--debug", action="store_true")
-    parser.add_argument("--check", type=int)
-    got = parser.parse_args(argv)
-    paths = (got.run_dir, got.pod_dir, got.namespace, got.id, got.address, got.bundle, got.launcher)
-    return Arguments(*paths, got.debug, got.check)
+    """Read the command line; the launcher is the only one who writes it, so it is read as it is written: a whole parser costs a
+    daemon more than all that it has to read.
+
+    :raises InvalidArgument: a word is missing or too many
+    """
+    values: dict[str, str] = {}
+    words = iter(argv)
+    for name in words:
+        if name not in (*_NEEDED, "--debug", "--check"):
+            raise InvalidArgument("read command line", name, "unknown")
+        value = "" if name == "--debug" else next(words, None)
+        if value is None:
+            raise InvalidArgument("read command line", name, "no value")
+        values[name] = value
+    if missing := [name for name in _NEEDED if name not in values]:
+        raise InvalidArgument("read command line", " ".join(missing), "missing")
+    check = values.get("--check")
+    if check is not None and not check.isdigit():
+        raise InvalidArgument("read command line", "--check", f"{check!r} is no descriptor")
+    paths = {name.removeprefix("--").replace("-", "_"): Path(values[name]) for name in _PATHS}
+    return Arguments(
+        **paths,
+        namespace=values["--namespace"],
+        sandbox_id=values["--id"],
+        address=values["--address"],
+        debug="--debug" in values,
+        check=None if check is None else int(check),
+    )
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Serve the pod until it ends. A foreseeable failure is one line on stderr, which the launcher passes on."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+def _open() -> None:
+    """The gate of a daemon that was let go before it was one."""
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    gate: Callable[[], None] = _open,
+    loop: asyncio.AbstractEventLoop | None = None,
+) -> NoReturn:
+    """Serve the pod until it ends. A foreseeable failure is one line on stderr, which the launcher passes on.
+
+    :param gate: comes back once the launcher has us on record: before, nothing is done that lasts, nor do we end, for it waits
+        for our words only then
+    :param loop: one that was made ahead, used if it is of the configured kind
+    """
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+    except InvalidArgument as error:
+        print(error, file=sys.stderr)
+        gate()
+        sys.exit(2)
     faulthandler.enable()
     if arguments.check is not None:
         _check(arguments, arguments.check)
     inherited = _inherit()
     served = asyncio.Event()
     try:
-        _run(arguments, inherited, served, Notifier.adopt(os.environ))
+        notifier = Notifier.adopt(os.environ)
+        loaded = _configured(arguments, inherited["bootstrap"], in_unit=notifier is not None)
+        gate()
+        with _runner(loaded, loop) as runner:
+            runner.run(serve(arguments, inherited, loaded, served, notifier))
     except ShimError as error:
         print(error, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
+    gate()
     if (not served.is_set() and _is_awaited(inherited)) or _is_kept(arguments):
         sys.exit(1)  # the launcher still waits for us, tells why, and undoes; or a keeper starts another daemon
     os.execv(arguments.launcher, [str(arguments.launcher), "undo", str(arguments.pod_dir)])
@@ -99,11 +143,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _check(arguments: Arguments, bootstrap: int) -> NoReturn:
     """The last line on stderr says what this code can go on with, or why it cannot (`docs/upgrade.md`)."""
     try:
-        loaded = assembly.configure(arguments.bundle, _read_all(bootstrap), os.environ.get("KATA_CONF_FILE"))
-        _loop_factory(loaded.config.shimd.event_loop)
-        if loaded.config.shimd.keeper is Keeping.OFF:
-            hint = "leave the keeper on while pods run that have one"
-            raise FailedPrecondition(formats.STEP, arguments.sandbox_id, "by now shimd.keeper is off", hint=hint)
+        loop_factory(_configure(arguments, bootstrap).config.shimd.event_loop)
         read_ledger(arguments.pod_dir)
     except ShimError as error:
         print(error, file=sys.stderr)
@@ -148,15 +188,36 @@ def _is_kept(arguments: Arguments) -> bool:
     return kept and ledger.phase is not Phase.STOPPING
 
 
-def _run(arguments: Arguments, inherited: Mapping[str, int], served: asyncio.Event, notifier: Notifier | None) -> None:
-    log.configure(arguments.bundle / "log", debug=arguments.debug, journal=journal_socket() if notifier else None)
+def _configured(arguments: Arguments, bootstrap: int, *, in_unit: bool) -> Loaded:
+    """The configuration; from now on there is a log."""
+    log.configure(arguments.bundle / "log", debug=arguments.debug, journal=journal_socket() if in_unit else None)
     log.pod.set(arguments.sandbox_id)
-    bootstrap = _read_all(inherited["bootstrap"])
-    loaded = assembly.configure(arguments.bundle, bootstrap, os.environ.get("KATA_CONF_FILE"))
+    loaded = _configure(arguments, bootstrap)
     if loaded.config.runtime.enable_debug:
         logging.getLogger().setLevel(logging.DEBUG)
-    with asyncio.Runner(loop_factory=_loop_factory(loaded.config.shimd.event_loop)) as runner:
-        runner.run(_serve(arguments, inherited, loaded, served, notifier))
+    return loaded
+
+
+def _runner(loaded: Loaded, made: asyncio.AbstractEventLoop | None) -> asyncio.Runner:
+    factory = loop_factory(loaded.config.shimd.event_loop)
+    if made is not None and type(made) is factory:
+        return asyncio.Runner(loop_factory=lambda: made)
+    if made is not None:
+        made.close()
+    return asyncio.Runner(loop_factory=factory)
+
+
+def _configure(arguments: Arguments, bootstrap: int) -> Loaded:
+    """A later daemon goes by what its pod was born with, whatever the node's files have become."""
+    recorded = record.read(arguments.pod_dir)
+    return assembly.configure(arguments.bundle, _read_all(bootstrap), os.environ.get("KATA_CONF_FILE"), recorded)
+
+
+def _keeping(arguments: Arguments, inherited: Mapping[str, int], setting: Keeping, *, in_unit: bool) -> Keeping:
+    """Who keeps this pod. One that was kept without a record of its configuration stays kept."""
+    if setting is Keeping.OFF and "ready" not in inherited and _is_kept(arguments):
+        setting = Keeping.AUTO
+    return keeping(setting, in_unit=in_unit)
 
 
 def _read_all(fd: int) -> bytes:
@@ -165,7 +226,7 @@ def _read_all(fd: int) -> bytes:
         return file.read()
 
 
-def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None":
+def loop_factory(setting: EventLoop) -> type[asyncio.AbstractEventLoop]:
     if setting is EventLoop.ASYNCIO:
         return asyncio.SelectorEventLoop
     try:
@@ -178,22 +239,28 @@ def _loop_factory(setting: EventLoop) -> "type[asyncio.AbstractEventLoop] | None
     return uvloop.Loop
 
 
-async def _serve(
+async def serve(
     arguments: Arguments,
     inherited: Mapping[str, int],
     loaded: Loaded,
     served: asyncio.Event,
     notifier: Notifier | None,
+    live: "Live | None" = None,
 ) -> None:
-    kept = keeping(loaded.config.shimd.keeper, in_unit=notifier is not None)
+    """One pod's life. ``live`` is another than a pod's where none is to be begun (`rehearsal`)."""
+    kept = _keeping(arguments, inherited, loaded.config.shimd.keeper, in_unit=notifier is not None)
+    if kept is not Keeping.OFF:
+        record.write(arguments.pod_dir, loaded.contents)
     die_at, fail_at = (_point(os.environ, name) for name in ("KATA_SHIMD_DIE_AT", "KATA_SHIMD_FAIL_AT"))
     point = points.passed if kept is not Keeping.OFF else _nothing
-    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at, point=point)
     journal = Journal(
         arguments.run_dir / "journal" / f"{arguments.pod_dir.name}.jsonl",
         max_bytes=loaded.config.shimd.journal_size_kib << 10,
     )
-    journal.begin(
+    fault = partial(_injected, journal)
+    ledger = Ledger(arguments.pod_dir, die_at=die_at, fail_at=fail_at, fault=fault, point=point)
+    begin = journal.begin if "ready" in inherited else journal.go_on
+    begin(
         "daemon",
         pid=os.getpid(),
         namespace=arguments.namespace,
@@ -201,7 +268,6 @@ async def _serve(
         address=arguments.address,
         version=__version__,
     )
-    _prune(arguments.run_dir, keep=loaded.config.shimd.journal_keep)
     for warning in loaded.warnings:
         journal.write("warning", text=warning)
         _log.warning("%s", warning)
@@ -212,7 +278,7 @@ async def _serve(
                 systemd = notifier if kept is Keeping.SYSTEMD else None
                 survival = Survival(arguments, loaded.config, ledger, inherited, systemd)
             parts = assembly.Parts(loaded, ledger, journal, group, os.environ.copy(), survival, notifier)
-            await _live(arguments, inherited, parts, served)
+            await (live or _live)(arguments, inherited, parts, served)
             raise _Ended
     except* _Ended:
         pass
@@ -221,6 +287,10 @@ async def _serve(
         journal.write("daemon-failed", traceback=said[-MAX_VALUE:])
         raise
     journal.write("daemon-ended")
+
+
+def _injected(journal: Journal, step: str) -> None:
+    journal.write("fault-injected", step=step)
 
 
 def _nothing() -> None:
@@ -233,10 +303,13 @@ def _prune(run_dir: Path, *, keep: int) -> None:
     prune(run_dir / "journal", live, keep=keep)
 
 
-async def _live(
-    arguments: Arguments, inherited: Mapping[str, int], parts: assembly.Parts, served: asyncio.Event
-) -> None:
-    listener = socket.socket(fileno=inherited["listen"])
+Live = Callable[[Arguments, Mapping[str, int], assembly.Parts, asyncio.Event], Awaitable[None]]
+
+
+def join(arguments: Arguments, inherited: Mapping[str, int], parts: assembly.Parts) -> assembly.Shim:
+    """The whole shim, which serves from now on; its pod has not begun."""
+    # A pod's keeper accepts, and has the descriptor from us for as long as the pod lives.
+    listener = None if parts.survival else socket.socket(fileno=inherited["listen"])
     shim = assembly.assemble(arguments, listener, parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -244,12 +317,21 @@ async def _live(
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     _allow_attach(arguments, parts, shim)
     shim.server.start(parts.group)
+    return shim
+
+
+async def _live(
+    arguments: Arguments, inherited: Mapping[str, int], parts: assembly.Parts, served: asyncio.Event
+) -> None:
+    shim = join(arguments, inherited, parts)
     if parts.survival is not None:
         parts.survival.start(shim.server)
     shim.pod.begin()
     if not _say_ready(inherited, parts, shim):
         parts.group.create_task(shim.pod.abandon(arguments.sandbox_id), name="abandon")
     served.set()
+    with suppress(OSError):  # journals too many are nothing to end a pod for
+        _prune(arguments.run_dir, keep=parts.loaded.config.shimd.journal_keep)
     await shim.pod.stopping.wait()
     if parts.notifier is not None:
         with suppress(OSError):  # then the watchdog may still count, which is longer than the rest takes
@@ -275,7 +357,6 @@ def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Sh
 
     daemon = attach.Daemon(asyncio.get_running_loop(), parts.group, names, parts.journal.write)
     offered = attach.Attach(arguments.pod_dir, daemon)
-    offered.on_signal()
     if setting is AttachSetting.ALWAYS:
         offered.turn_on()
 

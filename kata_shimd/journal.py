@@ -8,6 +8,7 @@ when it can be: it must never fail the thing it reports on. Values from the gues
 import ctypes
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,8 @@ MAX_HEAD: Final = 32
 
 
 class Journal:
-    """Append events; at ``max_bytes`` the file is moved to ``.old`` (one generation) and begun anew."""
+    """Append events; at ``max_bytes`` the file is moved to ``.old`` (one generation) and begun anew. Fit for any thread: who is
+    attached to a daemon whose loop hangs is on record all the same."""
 
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self.path = path
@@ -38,18 +40,40 @@ class Journal:
         self._size = self._reserved = self._lost = 0
         self._fd = -1
         self._head: list[bytes] = []
+        self._lock = threading.RLock()
         self._open()
 
     def write(self, event: str, /, **fields: Any) -> None:
         """Write one event; ``fields`` are anything JSON can say, other values are shown by repr."""
-        self._append(_line(event, fields))
+        raw = _line(event, fields)
+        with self._lock:
+            self._append(raw)
 
     def begin(self, event: str, /, **fields: Any) -> None:
         """As `write`, for what every reader needs, such as whose journal it is: never rotated away."""
         raw = _line(event, {**fields, "head": True})
-        self._append(raw)
-        if len(self._head) < MAX_HEAD:
-            self._head.append(raw)
+        with self._lock:
+            self._append(raw)
+            if len(self._head) < MAX_HEAD:
+                self._head.append(raw)
+
+    def go_on(self, event: str, /, **fields: Any) -> None:
+        """As `begin`, for a daemon that goes on where another was: what the life began with stays known as well."""
+        beginning = self._beginning()
+        self._head += [beginning] if beginning else []
+        self.begin(event, **fields, later=True)
+
+    def _beginning(self) -> bytes | None:
+        """The line by which this life began, if it is still there. Quotes within values are escaped, so none looks like it."""
+        for file in reversed(files(self.path)):
+            try:
+                lines = file.read_bytes().splitlines(keepends=True)
+            except OSError:
+                continue
+            found = (line for line in reversed(lines) if b'"head":true' in line and b'"later":true' not in line)
+            if (beginning := next(found, None)) is not None:
+                return beginning
+        return None
 
     def close(self) -> None:
         if self._fd >= 0:

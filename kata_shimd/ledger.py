@@ -147,11 +147,16 @@ def _complete_lines(data: bytes) -> Iterator[Mapping[str, Any]]:
             yield line
 
 
+def step(line: Mapping[str, Any]) -> str:
+    """What a line is about, without what differs from pod to pod."""
+    return " ".join(str(line[key]) for key in ("op", "n", "kind", "what", "phase", "key") if key in line)
+
+
 class Ledger:
     """The pod's ledger, open for writing. Every method writes exactly one line before it returns.
 
     Two points are for tests: the process kills itself right after its ``die_at``-th line, and its ``fail_at``-th cannot be written,
-    as on a full disk. ``point`` is called after every line.
+    as on a full disk; ``fault`` is told before of the line (`step`). ``point`` is called after every line.
     """
 
     def __init__(
@@ -160,12 +165,13 @@ class Ledger:
         *,
         die_at: int | None = None,
         fail_at: int | None = None,
+        fault: Callable[[str], None] = lambda _step: None,
         point: Callable[[], None] = lambda: None,
     ) -> None:
         self.pod_dir = pod_dir
         self._point = point
         self.state = read(pod_dir)
-        self._die_at, self._fail_at = die_at, fail_at
+        self._die_at, self._fail_at, self._fault = die_at, fail_at, fault
         self._written = 0
         path = pod_dir / NAME
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -210,7 +216,7 @@ class Ledger:
         if len(raw) > MAX_LINE:
             raise HostFailed("write ledger", str(self.pod_dir), f"a record of {len(raw)} bytes is over {MAX_LINE}")
         try:
-            written = self._write(raw)
+            written = self._write(line, raw)
         except OSError as error:
             raise HostFailed(
                 "write ledger", str(self.pod_dir), error.strerror or "", hint="is the run directory full or read-only?"
@@ -219,12 +225,14 @@ class Ledger:
             raise HostFailed("write ledger", str(self.pod_dir), "no space left", hint="free space in the run directory")
         self.state.apply(line)
         if self._written == self._die_at:
+            self._fault(step(line))
             os.kill(os.getpid(), signal.SIGKILL)
         self._point()
 
-    def _write(self, raw: bytes) -> int:
+    def _write(self, line: Mapping[str, Any], raw: bytes) -> int:
         self._written += 1
         if self._written == self._fail_at:
+            self._fault(step(line))
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return os.write(self._fd, raw)
 

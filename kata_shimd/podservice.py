@@ -32,7 +32,7 @@ class PodService:
         self._arguments, self._pod, self._survival = arguments, pod, survival
         self._successor = None
         if survival is not None:
-            self._successor = Successor(survival.keeper, survival.store, arguments.argv, self._ask, journal.write)
+            self._successor = Successor(arguments, survival.keeper, survival.store, self._ask, journal.write)
 
     def describe(self, _request: pb.DescribeRequest) -> pb.DescribeResponse:
         """From memory."""
@@ -52,9 +52,6 @@ class PodService:
         if self._successor is None:
             hint = 'set shimd.keeper = "launcher" for the pods to come; this one has to be made anew'
             raise FailedPrecondition("upgrade", self._arguments.sandbox_id, "the pod has no keeper", hint=hint)
-        if self._survival is not None and not self._survival.keeper.hands_on:
-            hint = "it keeps its version until it ends"
-            raise FailedPrecondition("upgrade", self._arguments.sandbox_id, "the pod is a unit of systemd's", hint=hint)
         # A daemon that was killed over this very request is followed by one that has yet to take its pod over.
         await self._pod.booted()
         if self._pod.stopping.is_set():

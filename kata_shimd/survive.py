@@ -9,8 +9,7 @@ import base64
 import logging
 import os
 import socket
-import sys
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,13 +20,14 @@ from kata_shimd.api import agent as pb
 from kata_shimd.config.model import Config, Keeping, ShimdConfig
 from kata_shimd.durable.caller import DurableClient, KeyOf
 from kata_shimd.durable.channel import DurableSink, DurableSource, again
-from kata_shimd.durable.keeper import LISTEN, Keeper
-from kata_shimd.durable.memory import new
+from kata_shimd.durable.keeper import LISTEN, Keeper, own_argv
+from kata_shimd.durable.memory import leave, new
 from kata_shimd.durable.once import Once
 from kata_shimd.durable.store import NAME, VERSION, Store
 from kata_shimd.durable.streams import consumed
 from kata_shimd.durable.systemd import LAUNCH, MOUNTS, SystemdKeeper, launch, mounts
 from kata_shimd.durable.tape import HEAD, Tape
+from kata_shimd.durable.trial import Trial
 from kata_shimd.errors import AgentRefused, Code, HostFailed, InvalidArgument, ShimError
 from kata_shimd.host.process import Gate, kill, spawn
 from kata_shimd.host.undo import undo
@@ -35,14 +35,16 @@ from kata_shimd.ledger import BOOT, Kind, Ledger
 from kata_shimd.net.network import PodNetwork
 from kata_shimd.notify import Notifier
 from kata_shimd.pod import memory
-from kata_shimd.pod.events import Event
+from kata_shimd.pod.container import Container
+from kata_shimd.pod.events import Event, OutOfMemory
 from kata_shimd.pod.pod import Pod
 from kata_shimd.pod.ports import Publisher
-from kata_shimd.pod.values import Sandbox
+from kata_shimd.pod.values import Sandbox, Told
 from kata_shimd.task.publisher import dial
 from kata_shimd.ttrpc import Client, Service
 from kata_shimd.ttrpc.server import Server
 from kata_shimd.vm import qemu, sockets
+from kata_shimd.vm.machine import HALF
 
 if TYPE_CHECKING:
     from kata_shimd.daemon import Arguments
@@ -52,8 +54,15 @@ _log = logging.getLogger(__name__)
 #: Keys of the record.
 BOOTED: Final = "booted"
 _CONTAINER: Final = "container/"
+#: The last counters of a container that has ended.
+_STATS: Final = "stats/"
 _EVENT: Final = "event/"
 _SPOKEN: Final = "spoken/"
+_FORWARD: Final = "forward/"
+_GIVEN_UP: Final = "given_up"
+_REMOVING: Final = "removing"
+#: The call of the agent's whose reply has become the last event of its kind: no later daemon may tell it again.
+_TOLD: Final = "told"
 BOOTSTRAP: Final = "bootstrap"
 
 #: The fd of the keeper's control socket, and the name of its process in the ledger.
@@ -141,12 +150,19 @@ def keeping_value(shimd: ShimdConfig) -> dict[str, int]:
     return {"deaths": shimd.keeper_deaths, "within": shimd.keeper_seconds}
 
 
-def keeper_argv(shimd: ShimdConfig, fd: int, next_connection: int, launcher: Path, pod_dir: Path) -> list[str]:
-    """How a keeper is begun (`docs/contracts.md`); it starts later daemons as this one was started."""
+def keeper_argv(
+    shimd: ShimdConfig, fd: int, next_connection: int, launcher: Path, pod_dir: Path, argv: Sequence[str]
+) -> list[str]:
+    """How a keeper is begun (`docs/contracts.md`) that starts later daemons with ``argv``."""
     limits = ("--deaths", str(shimd.keeper_deaths), "--within", str(shimd.keeper_seconds))
     options = ("--pod-dir", str(pod_dir), "--next-connection", str(next_connection), *limits)
     spare = ("--spare",) if shimd.keeper_spare else ()
-    return [str(launcher), "keep", str(fd), *options, *spare, "--", sys.executable, *sys.orig_argv[1:]]
+    return [str(launcher), "keep", str(fd), *options, *spare, "--", *argv]
+
+
+def launcher_in(argv: Sequence[str]) -> Path:
+    """The one that a daemon with this command line calls its own."""
+    return Path(argv[argv.index("--launcher") + 1])
 
 
 class Survival:
@@ -162,7 +178,7 @@ class Survival:
     ) -> None:
         self._arguments, self._config, self._ledger, self._inherited = arguments, config, ledger, inherited
         self.store = Store(arguments.pod_dir / NAME)
-        systemd = SystemdKeeper(notifier, self._admit) if notifier is not None else None
+        systemd = SystemdKeeper(notifier, self._admit, Trial(ledger)) if notifier is not None else None
         self._systemd = systemd
         self.keeper: Keeper = systemd or Keeper(self._begin_keeper, self._admit)
         self.once = Once(self.store, self._remember, self._undo)
@@ -193,7 +209,11 @@ class Survival:
         self.store.rewrite(VERSION)
 
     def has_machine(self) -> bool:
-        """Whether an earlier daemon got so far as to put a machine on record; it may never have been let go."""
+        """Whether an earlier daemon got so far as to put a machine on record that can be gone on with; it may never have been let
+        go. Half a clone cannot be: how far it had come only its daemon knew.
+        """
+        if self._ledger.state.values.get(HALF):
+            return False
         records = (record.fields for record in self._ledger.state.live.values())
         return any(fields.get("what") == qemu.WHAT and "pid" in fields for fields in records)
 
@@ -207,6 +227,8 @@ class Survival:
         if any(record.scope == BOOT for record in ledger.state.live.values()):
             await undo(ledger, launcher, BOOT, step="undo boot", obj=self._arguments.sandbox_id)
             sockets.clear(ledger.pod_dir)
+        if ledger.state.values.get(HALF):
+            ledger.set(HALF, False)
 
     # --- the agent's channel -----------------------------------------------------------------------------------------
 
@@ -215,7 +237,8 @@ class Survival:
         return self._left(_AGENT)
 
     def agent_channel(self, sock: socket.socket, on_lost: Callable[[ShimError], None]) -> Client:
-        return self._channel(_AGENT, sock, key_of, on_lost, consumed(self.keeper))
+        used = consumed(self.keeper) | {int(self.store.get(_TOLD) or 0)}
+        return self._channel(_AGENT, sock, key_of, on_lost, used)
 
     async def event_channel(self, address: str) -> Client:
         """To containerd: the connection that an earlier daemon had, with what it had sent, or a new one."""
@@ -260,22 +283,53 @@ class Survival:
 
     def publisher(self, inner: Publisher) -> Publisher:
         """Whenever something is told, what it tells of is on record."""
-        return _Remembering(inner, self._remember)
+        return _Remembering(inner, self._remember, lambda call: self.store.put(_TOLD, call))
 
     def restore(self, pod: Pod, agent: AgentClient) -> None:
         """Give ``pod`` the past that is on record. From here on its changes are recorded."""
         self._pod = pod
         pod.restore(dict(self.store.under(_CONTAINER)), agent)
+        for container_id, stats in self.store.under(_STATS):
+            if (container := pod.containers.get(container_id)) is not None:
+                container.last_stats = wire.decode(pb.StatsContainerResponse, base64.b64decode(stats))
 
     def waiting_events(self) -> dict[int, bytes]:
         return {int(number): base64.b64decode(event) for number, event in self.store.under(_EVENT)}
 
-    def spoken(self) -> dict[str, list[str]]:
-        """Which connections spoke of which containers."""
-        return dict(self.store.under(_SPOKEN))
+    def abandoned(self) -> dict[str, Any]:
+        """What an `Abandonment` of an earlier daemon has recorded, and how ours does."""
+        return {
+            "spoken": dict(self.store.under(_SPOKEN)),
+            "record": self._record_spoken,
+            "given_up": self.store.get(_GIVEN_UP) or (),
+            "record_given_up": self._record_given_up,
+            "record_removing": self._record_removing,
+        }
 
-    def record_spoken(self, connection: str, container_ids: Collection[str]) -> None:
+    def _record_spoken(self, connection: str, container_ids: Collection[str]) -> None:
         self.store.put(_SPOKEN + connection, sorted(container_ids) or None)
+
+    def forwards(self) -> list[str]:
+        """The execs that carry forwarded connections (`net.forward`)."""
+        return [name for name, _ in self.store.under(_FORWARD)]
+
+    def record_forward(self, name: str, *, there: bool) -> None:
+        self.store.put(_FORWARD + name, True if there else None)
+
+    def _record_given_up(self, container_ids: Collection[str]) -> None:
+        self.store.put(_GIVEN_UP, sorted(container_ids) or None)
+
+    def removing(self) -> list[str]:
+        """Containers whose removal an earlier daemon had begun."""
+        return list(self.store.get(_REMOVING) or ())
+
+    def _record_removing(self, container_ids: Collection[str]) -> None:
+        """At once: a connection that asked for it is forgotten next, and a container of the same name may come after it."""
+        self.store.put(_REMOVING, sorted(container_ids) or None)
+        try:
+            self.store.flush()
+        except HostFailed as error:
+            leave(error)
 
     def record_event(self, number: int, event: bytes | None) -> None:
         self.store.put(f"{_EVENT}{number}", None if event is None else base64.b64encode(event).decode())
@@ -291,7 +345,7 @@ class Survival:
     def _keep_at(self, systemd: SystemdKeeper) -> None:
         """The launcher is told last: a daemon of which not everything is kept has no successor."""
         systemd.keep((LISTEN, BOOTSTRAP))
-        systemd.hold(LAUNCH, launch([sys.executable, *sys.orig_argv[1:]], os.environb))
+        systemd.hold(LAUNCH, launch(own_argv(), os.environb))
         systemd.hold(MOUNTS, mounts())
         self._ledger.set(KEEPING, keeping_value(self._config.shimd))
 
@@ -316,25 +370,32 @@ class Survival:
         """Put into the record what has changed of the containers."""
         if self._pod is None:
             return
-        now = {_CONTAINER + name: memory.of_container(container) for name, container in self._pod.containers.items()}
-        gone = [_CONTAINER + name for name, _ in self.store.under(_CONTAINER) if _CONTAINER + name not in now]
+        containers = self._pod.containers.items()
+        now: dict[str, Any] = {_CONTAINER + name: memory.of_container(container) for name, container in containers}
+        now |= {_STATS + name: _last_stats(container) for name, container in containers if container.init.life.ended}
+        gone = [
+            key
+            for kind in (_CONTAINER, _STATS)
+            for name, _ in self.store.under(kind)
+            if (key := kind + name) not in now
+        ]
         for key, value in (*now.items(), *((key, None) for key in gone)):
             if self.store.get(key) != value:
                 self.store.put(key, value)
 
     # --- the keeper --------------------------------------------------------------------------------------------------
 
-    def _begin_keeper(self, fd: int, next_connection: int) -> None:
+    def _begin_keeper(self, fd: int, next_connection: int, argv: Sequence[str]) -> None:
         for record in list(self._ledger.state.live.values()):
             if record.kind == Kind.PROCESS and record.fields.get("what") == KEEPER:
                 # One that only hangs would go on some day, and there would be two.
                 kill(record.fields.get("pid", 0), record.fields.get("start"))
                 self._ledger.undone(record.n)
-        launcher, pod_dir = self._arguments.launcher, self._arguments.pod_dir
+        pod_dir = self._arguments.pod_dir
         spawn(
             self._ledger,
-            Gate(launcher=launcher),
-            keeper_argv(self._config.shimd, fd, next_connection, launcher, pod_dir),
+            Gate(launcher=self._arguments.launcher),
+            keeper_argv(self._config.shimd, fd, next_connection, launcher_in(argv), pod_dir, argv),
             what=KEEPER,
             stderr=Path(pod_dir / "keeper.stderr"),
             pass_fds=(fd,),
@@ -358,13 +419,20 @@ class Survival:
         )
 
 
+def _last_stats(container: Container) -> str | None:
+    """The guest may have forgotten them by the time a later daemon is asked."""
+    return None if container.last_stats is None else base64.b64encode(wire.encode(container.last_stats)).decode()
+
+
 class _Remembering:
     """A publisher before which the pod's state is put on record, with the event itself in the same line."""
 
-    def __init__(self, inner: Publisher, remember: Any) -> None:
-        self._inner, self._remember = inner, remember
+    def __init__(self, inner: Publisher, remember: Callable[[], None], told: Callable[[int], None]) -> None:
+        self._inner, self._remember, self._told = inner, remember, told
         self._loop = asyncio.get_running_loop()
 
     def publish(self, event: Event) -> None:
         self._remember()
+        if isinstance(event, OutOfMemory) and isinstance(event.container_id, Told):
+            self._told(event.container_id.call)
         self._inner.publish(event)

@@ -1,7 +1,7 @@
 """Joins what makes a pod a clone of a template: the VM's side, the guest's agent, and the place where a template is made.
 
-Part of the composition. Nobody depends on it: whatever is missing, refused, busy or failed, the pod is booted instead, and the
-journal says why.
+Part of the composition. Nobody depends on it: whatever is missing, refused or failed, the pod is booted instead, and the journal
+says why. What was missing is ordered when the pod has booted (`ordering.py`).
 """
 
 import asyncio
@@ -9,21 +9,25 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from kata_shimd import ordering
 from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.config.load import Told
 from kata_shimd.errors import HostFailed, ShimError
 from kata_shimd.host import process
-from kata_shimd.host.process import Gate
+from kata_shimd.host.process import Gate, Process
 from kata_shimd.journal import Journal
 from kata_shimd.ledger import NAME as LEDGER
-from kata_shimd.ledger import Kind, Ledger
+from kata_shimd.ledger import Ledger
 from kata_shimd.net.network import PodNetwork
+from kata_shimd.ordering import Order
+from kata_shimd.vm import machine
 from kata_shimd.vm.machine import Ground, Machine
 from kata_shimd.vm.spec import Budgets, Transport, VmSpec
 from kata_shimd.vm.template import clone, key, maker
@@ -62,6 +66,8 @@ class Templates:
     def __init__(self, site: Site, group: asyncio.TaskGroup, note: Note) -> None:
         self._site, self._group, self._note = site, group, note
         self._store = Store(site.path)
+        #: The key of the template that the pod would have been cloned from.
+        self.missing = ""
 
     async def clone(
         self,
@@ -77,14 +83,14 @@ class Templates:
             self._note("template-passed-over", why=why)
             return None
         with ground.phases("template"):
-            template = await self._obtain(spec, ledger)
+            template = self._obtain(spec)
         if template is None:
             return None
         try:
             vm = await self._clone(spec, template, ground, ledger, journal, gate, network)
         except ShimError as error:
-            self._note("clone-failed", error=str(error))
-            self._give_up(template.key)
+            ledger.set(machine.HALF, False)
+            self._failed(template.key, error)
             if network is not None:
                 network.unplugged()
             return None
@@ -92,22 +98,52 @@ class Templates:
             os.close(template.memory)
         vm.provisional = False
         self._note("cloned", key=template.key)
+        ledger.set(machine.HALF, False)  # last: from here on it may be another daemon's
         return vm
 
-    async def make(self, spec: VmSpec, ledger: Ledger | None = None) -> int:
-        """Make the template of pods with ``spec``, in the place of one that is there; its lock is the caller's.
+    async def order(self, told: Told, cgroups: tuple[Path, ...] = ()) -> None:
+        """Have the template made that the pod has missed, if it has and nobody is at it. A machine that is as the pod's annotations
+        have it, and not the node's configuration, may be the only one of its kind: the second that misses it orders.
 
-        :param ledger: the pod's, which then answers for what is made too
+        :param cgroups: where the maker is to be; empty: with us
+        """
+        if not (name := self.missing):
+            return
+        try:
+            if self._store.is_at_work(name):
+                self._note("template-passed-over", why=f"template {name} is being made")
+            elif ordering.ours(told.annotations) and not self._store.missed(name):
+                self._note("template-passed-over", why=f"template {name} is made when a second pod misses it")
+            else:
+                maker = ordering.send(Order(name, told), self._site.run_dir, self._site.launcher, cgroups)
+                self._group.create_task(_reap(maker), name="template maker")
+                self._note("template-ordered", key=name, pid=maker.pid)
+        except ShimError as error:
+            self._note("template-failed", error=str(error))
+
+    async def make(self, spec: VmSpec) -> int:
+        """Make the template of pods with ``spec``, in the place of one that is there; its lock is the caller's. A journal of its
+        own says how it went.
+
         :returns: bytes of guest RAM that a clone will copy
         :raises ShimError: it came to nothing
         """
-        site = self._site
+        site, begun = self._site, time.monotonic()
         gate = Gate(launcher=site.launcher, die_with_us=True)
         name = key.name(key.inputs(spec))
         self._store.begin()
         self._store.sweep(held=name)
-        async with _stage(site, name, ledger) as (stage, journal):
-            return await maker.make(spec, self._store, stage, journal, gate, self._group, site.budgets, self._prepare)
+        async with _stage(site, name) as (stage, journal):
+            journal.write("template-making", key=name)
+            try:
+                used = await maker.make(
+                    spec, self._store, stage, journal, gate, self._group, site.budgets, self._prepare
+                )
+            except ShimError as error:
+                journal.write("template-failed", error=str(error))
+                raise
+            journal.write("template-made", key=name, ms=round((time.monotonic() - begun) * 1000), mib=used >> 20)
+            return used
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -117,12 +153,14 @@ class Templates:
             return f"{len(network.nics)} interfaces are more than the {ports} that can be plugged in"
         return unfit(spec)
 
-    async def _obtain(self, spec: VmSpec, ledger: Ledger) -> Template | None:
-        """The template, made if there is none; None when there can be none now."""
+    def _obtain(self, spec: VmSpec) -> Template | None:
+        """The template; None when there is none now."""
         try:
             name = key.name(key.inputs(spec))
             self._store.begin()
-            return self._find(name) or await self._first(name, spec, ledger)
+            if (found := self._find(name)) is None:
+                self._miss(name)
+            return found
         except ShimError as error:
             self._note("template-failed", error=str(error))
             return None
@@ -135,28 +173,16 @@ class Templates:
             self._store.remove(name)
             return None
 
-    async def _first(self, name: str, spec: VmSpec, ledger: Ledger) -> Template | None:
+    def _miss(self, name: str) -> None:
         if self._store.resting(name):
-            self._note("template-passed-over", why=f"template {name} came to nothing not long ago")
-            return None
-        with self._store.making(name) as ours:
-            if not ours:
-                self._note("template-passed-over", why=f"template {name} is being made")
-                return None
-            if (made := self._find(name)) is None:
-                await self._make_noted(name, spec, ledger)
-                made = self._find(name)
-            return made
-
-    async def _make_noted(self, name: str, spec: VmSpec, ledger: Ledger) -> None:
-        self._note("template-making", key=name)
-        begun = time.monotonic()
-        try:
-            used = await self.make(spec, ledger)
-        except ShimError:
-            self._store.failed(name)
-            raise
-        self._note("template-made", key=name, ms=round((time.monotonic() - begun) * 1000), mib=used >> 20)
+            why = self._store.why_failed(name)
+            self._note(
+                "template-passed-over",
+                why=f"template {name} came to nothing not long ago" + (f": {why}" if why else ""),
+            )
+        else:
+            self._note("template-passed-over", why=f"template {name} is not made yet")
+            self.missing = name
 
     async def _clone(
         self,
@@ -206,53 +232,43 @@ class Templates:
         finally:
             agent.close()
 
-    def _give_up(self, name: str) -> None:
-        """A template of which a clone came to nothing is worth no second try; it may be made anew later."""
-        self._store.failed(name)
+    def _failed(self, name: str, error: ShimError) -> None:
+        """A template of which a clone came to nothing is worth no second try. It may be made anew later, a bad one at once."""
+        bad = isinstance(error, Refused)
+        self._note("template-refused" if bad else "clone-failed", key=name, error=str(error))
+        if not bad:
+            self._store.failed(name, f"a clone of it failed: {error}")
         try:
             self._store.remove(name)
-        except ShimError as error:
-            self._note("template-failed", error=str(error))
+            if bad:
+                self._miss(name)
+        except ShimError as trouble:
+            self._note("template-failed", error=str(trouble))
 
 
 # --- where a template is made ------------------------------------------------------------------------------------------
 
 
-class _Mirror(Ledger):
-    """A ledger whose every record is the pod's too: whoever undoes the pod undoes this, and the other way round."""
-
-    def __init__(self, directory: Path, pod: Ledger) -> None:
-        super().__init__(directory)
-        self._pod = pod
-        self.mirrored: dict[int, int] = {}
-
-    def plan(self, kind: Kind, *, scope: str = "pod", needs: Iterable[int] = (), **fields: Any) -> int:
-        needed = tuple(needs)
-        theirs = self._pod.plan(kind, needs=[self.mirrored[each] for each in needed], **_as_template(kind, fields))
-        ours = super().plan(kind, scope=scope, needs=needed, **fields)
-        self.mirrored[ours] = theirs
-        return ours
-
-    def made(self, n: int, **identity: Any) -> None:
-        self._pod.made(self.mirrored[n], **identity)
-        super().made(n, **identity)
+def stage_name(name: str) -> str:
+    """Of the directory and the journal of the template ``name`` while it is made."""
+    return sha256(f"template\0{name}".encode()).hexdigest()[:20]
 
 
-def _as_template(kind: Kind, fields: dict[str, Any]) -> dict[str, Any]:
-    """A later daemon looks for its own QEMU by this name."""
-    return {**fields, "what": f"template-{fields['what']}"} if kind is Kind.PROCESS else fields
+async def _reap(maker: Process) -> None:
+    try:
+        await maker.wait()
+    finally:
+        maker.forget()
 
 
 @asynccontextmanager
-async def _stage(site: Site, name: str, pod: Ledger | None) -> AsyncIterator[tuple[Ledger, Journal]]:
+async def _stage(site: Site, name: str) -> AsyncIterator[tuple[Ledger, Journal]]:
     """A pod's directory in which no pod is, undone at the end; what a maker that died has left there is undone first."""
-    digest = sha256(f"template\0{name}".encode()).hexdigest()[:20]
-    directory = site.run_dir / "pods" / digest
+    directory = site.run_dir / "pods" / stage_name(name)
     await _undo(site.launcher, directory)
-    record = pod.plan(Kind.DIR, path=str(directory)) if pod else 0
     _lay_out(directory, name)
-    stage = _Mirror(directory, pod) if pod else Ledger(directory)
-    journal = Journal(site.run_dir / "journal" / f"{digest}.jsonl")
+    stage = Ledger(directory)
+    journal = Journal(site.run_dir / "journal" / f"{directory.name}.jsonl")
     journal.begin("daemon", pid=os.getpid(), namespace=NAMESPACE, id=f"template-{name}", address="")
     try:
         yield stage, journal
@@ -261,9 +277,6 @@ async def _stage(site: Site, name: str, pod: Ledger | None) -> AsyncIterator[tup
             last.callback(journal.close)
             last.callback(stage.close)
         await asyncio.shield(_undo(site.launcher, directory))
-        if pod is not None and isinstance(stage, _Mirror):
-            for each in (*stage.mirrored.values(), record):
-                pod.undone(each)
 
 
 def _lay_out(directory: Path, name: str) -> None:

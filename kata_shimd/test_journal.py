@@ -3,6 +3,7 @@
 import os
 
 from kata_shimd import journal
+from kata_shimd.journal import Journal, read
 
 
 def test_events_come_back_in_order_with_their_time(tmp_path):
@@ -32,6 +33,28 @@ def test_what_was_begun_is_never_rotated_away_and_read_once(tmp_path):
     assert [event["id"] for event in events if event["event"] == "daemon"] == ["pod"]
     assert events[0]["event"] == "daemon"
     assert (tmp_path / "h.jsonl").stat().st_size <= 4000
+
+
+def test_a_later_daemon_keeps_what_its_life_began_with(tmp_path):
+    path = tmp_path / "j.jsonl"
+    Journal(path).begin("daemon", pid=1)
+    first = Journal(path, max_bytes=2000)
+    first.begin("daemon", pid=2)
+    first.write("x")
+    for pid in (3, 4):
+        later = Journal(path, max_bytes=2000)
+        later.go_on("daemon", pid=pid)
+        for number in range(200):
+            later.write("x", number=number)
+    told = [event["pid"] for event in read(path) if event["event"] == "daemon"]
+    assert told == [2, 4], "the life's own beginning, and the daemon that writes"
+    assert [event.get("later") for event in read(path) if event["event"] == "daemon"] == [None, True]
+
+
+def test_a_later_daemon_whose_life_has_no_beginning_left(tmp_path):
+    path = tmp_path / "j.jsonl"
+    Journal(path).go_on("daemon", pid=3)
+    assert [event["pid"] for event in read(path)] == [3]
 
 
 def test_long_values_are_cut(tmp_path):

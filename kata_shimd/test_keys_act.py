@@ -70,7 +70,7 @@ def deadlines(config):
 
 def keeper(config):
     """How the keeper is begun."""
-    argv = keeper_argv(config.shimd, 7, 3, Path("/l"), Path("/p"))
+    argv = keeper_argv(config.shimd, 7, 3, Path("/l"), Path("/p"), ["/python3"])
     return " ".join(argv)
 
 

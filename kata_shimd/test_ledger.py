@@ -27,10 +27,12 @@ def test_plan_is_on_disk_before_it_returns(pod_dir):
 
 
 def test_a_record_that_cannot_be_written_is_a_failure_and_the_next_one_can(pod_dir):
-    ledger = Ledger(pod_dir, fail_at=2)
+    told: list[str] = []
+    ledger = Ledger(pod_dir, fail_at=2, fault=told.append)
     first = ledger.plan(Kind.FILE, path="/a")
     with pytest.raises(HostFailed, match="No space left"):
         ledger.plan(Kind.FILE, path="/b")
+    assert told == ["plan 2 file"]
     assert list(read(pod_dir).live) == [first] == list(ledger.state.live)
     assert ledger.plan(Kind.FILE, path="/c") in read(pod_dir).live
 
@@ -117,9 +119,9 @@ def test_full_disk_fails_the_plan(pod_dir):
 def test_kill_point_dies_right_after_its_line(pod_dir):
     code = (
         "import sys; from pathlib import Path; from kata_shimd.ledger import *\n"
-        "ledger = Ledger(Path(sys.argv[1]), die_at=2)\n"
+        "ledger = Ledger(Path(sys.argv[1]), die_at=2, fault=lambda step: print(step, flush=True))\n"
         "for i in range(5): ledger.plan(Kind.DIR, path=str(i))"
     )
-    done = subprocess.run([sys.executable, "-c", code, pod_dir], check=False)
-    assert done.returncode == -9
+    done = subprocess.run([sys.executable, "-c", code, pod_dir], check=False, capture_output=True)
+    assert (done.returncode, done.stdout) == (-9, b"plan 2 dir\n")
     assert len(read(pod_dir).live) == 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kata_shimd.config import load
+from kata_shimd.config.load import defaults, load
 from kata_shimd.config.model import Keeping
 from kata_shimd.errors import InvalidArgument
 from kata_shimd.survive import keeping, keeping_value
@@ -33,3 +33,9 @@ def test_the_launcher_is_told_how_many_daemons_may_die():
     text = b"[shimd]\nkeeper_deaths = 77\nkeeper_seconds = 88"
     config = load(None, text, None, {}, search=()).config
     assert keeping_value(config.shimd) == {"deaths": 77, "within": 88}
+
+
+def test_by_default_daemons_that_are_slow_to_die_are_too_many_as_well():
+    """A busy host needs a second for a daemon that dies as soon as it can; one that hangs first, some more."""
+    shimd = defaults().shimd
+    assert shimd.keeper_deaths * 10 <= shimd.keeper_seconds

@@ -35,7 +35,8 @@ def served(tmp_path, request):
     made.close()
 
 
-def tell(argv):
+def tell(argv, gate):
+    gate()
     import random
 
     facts = {
@@ -62,7 +63,7 @@ class Asked:
 
     def __init__(self, path, said=ASKED, *, fds=7, environ=b"A=1\0B=x=y\0LISTEN_PID=1\0"):
         self.ends = {}
-        given = [self._fd(name, environ) for name in FDS][:fds]
+        given = [self._fd(name, environ) for name in (*FDS, "more")][:fds]
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(20)
         self.sock.connect(str(path))
@@ -200,7 +201,8 @@ def test_one_that_goes_at_once_is_nothing(served, ask):
     assert "pid" in ask().answer
 
 
-def fail(argv):
+def fail(argv, gate):
+    gate()
     raise ValueError("a bug of ours")
 
 

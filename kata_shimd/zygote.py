@@ -12,13 +12,17 @@ One SOCK_SEQPACKET connection a fork. The launcher sends a JSON object, at most 
 with seven descriptors: the daemon's 0 and 1, 2, 3 to 5 (as `docs/contracts.md` has them), the gate, and its environment (a memfd,
 entries end with NUL). An orphan is not the zygote's child but whoever's the orphans are: systemd's, which learns of the ends of
 its own children only. The answer is {"pid": n} or {"error": "…"}. The child does nothing before it has read a byte from the gate.
+
+One child is forked ahead, once nobody has asked for a moment: it has rehearsed its start (`rehearsal`), waits at the socket, and
+takes the next request itself; what is not for it, it hands to the zygote. Requests that come while there is none are answered by
+plain forks.
 """
 
-import ctypes
 import gc
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import struct
@@ -28,32 +32,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 import kata_shimd
+from kata_shimd import newborn
 from kata_shimd.errors import FailedPrecondition, HostFailed, InvalidArgument, ShimError
+from kata_shimd.newborn import FDS, Main
 
 _log = logging.getLogger(__name__)
 
 SOCKET: Final = "zygote.sock"
 PROTOCOL: Final = 1
 MAX_REQUEST: Final = 64 << 10
-FDS: Final = ("null", "stderr", "listen", "ready", "bootstrap", "gate", "environ")
-#: What the daemon finds at 0, 1, 2, …
-_PLACES: Final = ("null", "null", "stderr", "listen", "ready", "bootstrap")
 #: A launcher that connects and says nothing may hold up others this long.
 PATIENCE: Final = 1.0
 _UCRED: Final = struct.Struct("3i")
 _BACKLOG: Final = 64
 
-_CLONE_NEWNS: Final = 0x20000
-_MS_REC: Final = 0x4000
-_MS_SLAVE: Final = 0x80000
-_MS_SHARED: Final = 0x100000
-_PR_SET_NAME: Final = 15
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
-Main = Callable[[Sequence[str]], NoReturn]
+#: A child is forked ahead when nobody has asked for so long: it takes processor time, which a pod that begins needs more.
+QUIET: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +110,73 @@ class Installation:
 
 def warm() -> Main:
     """Import what a daemon will need, and use it once; the daemon's ``main``. What is collected now is not copied later."""
-    from kata_shimd import daemon, warmth
+    from kata_shimd import daemon, rehearsal, warmth
 
     warmth.use_once()
+    rehearsal.in_zygote()
     gc.collect()
     gc.freeze()
     return daemon.main
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it was received, and where to answer it."""
+
+    connection: socket.socket
+    raw: bytes
+    fds: Sequence[int]
+    flags: int
+
+    @classmethod
+    def receive(cls, connection: socket.socket) -> Self:
+        """:raises OSError: nothing came in time"""
+        connection.settimeout(PATIENCE)
+        raw, fds, flags, _ = socket.recv_fds(connection, MAX_REQUEST, len(FDS))
+        return cls(connection, raw, fds, flags)
+
+    def check(self, installation: Installation) -> Request:
+        """:raises InvalidArgument, FailedPrecondition: it is refused"""
+        _check_peer(self.connection)
+        request = parse(self.raw)
+        if len(self.fds) != len(FDS) or self.flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise InvalidArgument("read request", "", f"{len(self.fds)} descriptors instead of {len(FDS)}")
+        installation.check(request)
+        return request
+
+
+# --- a child forked ahead --------------------------------------------------------------------------------------------
+
+
+class Spare:
+    """A child that has all of its start behind it but the pod. It ends with the zygote, or when this is closed."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        #: Whether it takes the requests, which until then is the zygote's to do.
+        self.waits = False
+
+    @classmethod
+    def fork(cls, listener: socket.socket, prepare: Callable[[], Main], receive: newborn.Receive) -> Self:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            newborn.wait(theirs.detach(), listener.detach(), prepare, receive)
+        theirs.close()
+        return cls(ours)
+
+    def hear(self) -> Asked | None:
+        """What it says next: a request that it leaves to us; or None, and then it waits, or is none any more."""
+        try:
+            raw, fds, flags, _ = socket.recv_fds(self.sock, MAX_REQUEST, len(FDS) + 1)
+        except ConnectionError:
+            raw, fds, flags = b"", [], 0
+        if fds:
+            return Asked(socket.socket(fileno=fds[0]), raw, fds[1:], flags)
+        self.waits = raw == newborn.WAITS
+        if not self.waits:
+            self.sock.close()
+        return None
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------
@@ -127,49 +185,95 @@ def warm() -> Main:
 class Zygote:
     """Owns the listening socket. ``serve`` never returns by itself."""
 
-    def __init__(self, run_dir: Path, main: Main) -> None:
-        self._main = main
+    def __init__(self, run_dir: Path, main: Main, prepare: Callable[[], Main] | None = None) -> None:
+        """
+        :param prepare: what a child that is forked ahead does first; it comes back with its ``main``
+        """
+        self._main, self._prepare = main, prepare
+        self._spare: Spare | None = None
         self._installation = Installation()
         self.path = run_dir / SOCKET
         self._listener = listen(self.path)
+        # A child that waits accepts too.
+        self._listener.setblocking(False)
 
     def serve(self) -> NoReturn:
         """Fork on request, one after the other. Becomes a new zygote when the package was replaced."""
         # The kernel reaps them: nobody waits for a daemon here, its pidfd tells whom it concerns.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
-            connection, _ = self._listener.accept()
-            with connection:
-                self._answer(connection)
+            asked = self._next()
+            if asked is not None:
+                with asked.connection:
+                    self._answer(asked)
             if self._installation.stale:
                 self._renew()
+
+    def _next(self) -> Asked | None:
+        """The next request, if it comes now. A child that waits takes all it can; when nobody asks for a while, one is forked."""
+        spare = self._spare
+        if spare is not None and spare.waits:
+            return self._hear(spare)
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        if spare is not None:
+            poll.register(spare.sock, select.POLLIN)
+        events = poll.poll(QUIET * 1000 if self._prepare is not None and spare is None else None)
+        if not events and self._prepare is not None:
+            self._spare = Spare.fork(self._listener, self._prepare, self._receive)
+        if spare is not None and any(fd == spare.sock.fileno() for fd, _ in events):
+            return self._hear(spare)
+        return self._accept() if events else None
+
+    def _hear(self, spare: Spare) -> Asked | None:
+        asked = spare.hear()
+        if asked is None and not spare.waits:
+            self._spare = None
+        return asked
+
+    def _accept(self) -> Asked | None:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return None  # a child was quicker
+        try:
+            return Asked.receive(connection)
+        except OSError as error:
+            _log.warning("%s", error)
+            connection.close()
+            return None
+
+    def _receive(self, connection: socket.socket) -> newborn.Received:
+        """In a child that waits: what was asked for, if it is the child's to become."""
+        asked = Asked.receive(connection)
+        try:
+            request = asked.check(self._installation)
+        except ShimError:
+            whole = not asked.flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+            return asked.raw if whole else b"", asked.fds, None
+        return asked.raw, asked.fds, None if request.orphan else request.argv
 
     def close(self) -> None:
         self.path.unlink(missing_ok=True)
         self._listener.close()
+        if self._spare is not None:
+            self._spare.sock.close()
 
-    def _answer(self, connection: socket.socket) -> None:
-        connection.settimeout(PATIENCE)
-        fds: list[int] = []
+    def _answer(self, asked: Asked) -> None:
         try:
-            _check_peer(connection)
-            raw, fds, flags, _ = socket.recv_fds(connection, MAX_REQUEST, len(FDS))
-            answer: Mapping[str, Any] = {"pid": self._fork(raw, fds, flags)}
+            answer: Mapping[str, Any] = {"pid": self._fork(asked)}
         except (ShimError, OSError) as error:
             _log.warning("%s", error)
             answer = {"error": str(error)}
         finally:
-            for fd in fds:
+            for fd in asked.fds:
                 os.close(fd)
         with suppress(OSError):
-            connection.send(json.dumps(answer).encode())
+            asked.connection.send(json.dumps(answer).encode())
 
-    def _fork(self, raw: bytes, fds: Sequence[int], flags: int) -> int:
-        request = parse(raw)
-        if len(fds) != len(FDS) or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise InvalidArgument("read request", "", f"{len(fds)} descriptors instead of {len(FDS)}")
-        self._installation.check(request)
-        become = partial(_become_daemon, request.argv, dict(zip(FDS, fds, strict=True)), self._main)
+    def _fork(self, asked: Asked) -> int:
+        request = asked.check(self._installation)
+        become = partial(newborn.become, request.argv, dict(zip(FDS, asked.fds, strict=True)), self._main)
         return _fork_orphan(become) if request.orphan else _fork(become)
 
     def _renew(self) -> NoReturn:
@@ -235,84 +339,3 @@ def _fork_orphan(become: Callable[[], NoReturn]) -> int:
     answer = os.read(reader, 32)
     os.close(reader)
     return int(answer)
-
-
-# --- the child -------------------------------------------------------------------------------------------------------
-
-
-def _become_daemon(argv: Sequence[str], fds: Mapping[str, int], main: Main) -> NoReturn:
-    """What `launcher/src/spawn.rs` does between fork and exec, and the daemon's ``main``. Never returns into the zygote."""
-    code = 1
-    try:
-        _wait_at(fds["gate"])
-        environ = _environ(fds["environ"])
-        _place(fds)
-        _settle(environ)
-        # A keeper starts the next daemon as this one was started.
-        sys.orig_argv[1:] = ["-I", "-m", "kata_shimd.daemon", *argv]
-        main(argv)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
-        os._exit(code)
-
-
-def _wait_at(gate: int) -> None:
-    """Nothing is done before the ledger has us: the launcher opens the gate then. When it dies first, we end."""
-    if os.read(gate, 1) == b"":
-        os._exit(0)
-
-
-def _environ(fd: int) -> dict[bytes, bytes]:
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(0)
-        entries = file.read().split(b"\0")
-    pairs = (entry.partition(b"=") for entry in entries if entry)
-    return {name: value for name, _, value in pairs}
-
-
-def _place(fds: Mapping[str, int]) -> None:
-    """Give each its number, and close every other. First out of the way, so that none is overwritten before it is used."""
-    above = max(fds.values()) + 1
-    copies = [_above(fds[name], above) for name in _PLACES]
-    for number, copy in enumerate(copies):
-        os.dup2(copy, number)
-    os.closerange(len(_PLACES), os.sysconf("SC_OPEN_MAX"))
-    # What the zygote had for its own may be anything.
-    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for the daemon's life
-
-
-def _above(fd: int, lowest: int) -> int:
-    import fcntl
-
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-
-
-def _settle(environ: Mapping[bytes, bytes]) -> None:
-    os.setsid()
-    _call("mount namespace", _libc.unshare(_CLONE_NEWNS))
-    for flag in (_MS_SLAVE, _MS_SHARED):
-        _call("mount namespace", _libc.mount(None, b"/", None, ctypes.c_ulong(flag | _MS_REC), None))
-    os.umask(0o077)
-    os.chdir("/")
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _libc.prctl(_PR_SET_NAME, b"kata-pod", 0, 0, 0)
-    os.environb.clear()
-    os.environb.update(environ)
-    os.environ["LISTEN_PID"] = str(os.getpid())
-    logging.getLogger().handlers.clear()
-    gc.enable()
-
-
-def _call(step: str, result: int) -> None:
-    if result != 0:
-        raise HostFailed("start daemon", step, os.strerror(ctypes.get_errno()))

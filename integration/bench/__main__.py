@@ -71,6 +71,7 @@ def main() -> None:
     if chosen.list:
         print("\n".join(f"{group.name:12}{group.title}" for group in groups))
         return
+    start.with_run_in_memory()
     process.become_subreaper()
     options = Options(chosen.prefix, chosen.guest, 1 if chosen.quick else chosen.runs, chosen.quick)
     report(dict(run(groups, options, write=chosen.write)))

@@ -11,7 +11,7 @@ from typing import Final
 
 from integration.bench.results import Claim, Group, Measured, Options, Series, in_tmp
 from integration.bench.runc import binary
-from integration.bench.start import Node, pss, settled
+from integration.bench.start import Node, place, pss, settled
 
 PODS: Final = 20
 
@@ -69,7 +69,7 @@ def up_one_more(node: Node) -> Iterator[int]:
 
 
 def run(options: Options) -> Measured:
-    with in_tmp() as root:
+    with in_tmp(place()) as root:
         return measure(Node(root, options.prefix, binary()), options.rounds, 2 if options.quick else PODS)
 
 

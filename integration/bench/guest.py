@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from integration.harness.host import Host
 from integration.harness.image import IMAGE_PATH, write_rootfs
-from integration.harness.pods import Pod, pod_hash
+from integration.harness.pods import BOOTED, Pod, pod_hash
 from kata_shimd import wire
 from kata_shimd.api import containerd_types, wkt
 from kata_shimd.api.descriptors import MethodDescriptor
@@ -168,7 +168,10 @@ class Guest(Shim):
         self._verb(self.root / "b" / POD, "-bundle", str(self.root / "b" / POD), "delete")
 
     def _verb(self, bundle: Path, *words: str) -> None:
-        self.verb(self._launcher, bundle, *words, host=self._host, KATA_SHIMD_RUN_DIR=str(self.root / "k"))
+        config = self.root / "booted.toml"
+        config.write_text(BOOTED)
+        env = {"KATA_SHIMD_RUN_DIR": str(self.root / "k"), "KATA_CONF_FILE": str(config)}
+        self.verb(self._launcher, bundle, *words, host=self._host, **env)
 
 
 class Output:

@@ -19,6 +19,7 @@ from integration.harness import cni, image, process
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
+from integration.harness.pods import BOOTED
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
@@ -116,7 +117,7 @@ def veth(host: Host, network: cni.Network) -> Iterator[str]:
 def pod(host: Host, ctr: Ctr, network: cni.Network, model: str, directory: Path) -> Iterator[str]:
     """The far end as a container."""
     config = directory / f"{model}.toml"
-    config.write_text(f'[runtime]\ninternetworking_model = "{model}"\n')
+    config.write_text(f'[runtime]\ninternetworking_model = "{model}"\n{BOOTED}')
     with cni.namespace(host, model, network) as space:
         ctr.start(model, "sh", "-c", SERVE, options=cni.words([space.path]), config=config)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from integration.harness.image import IMAGE_PATH, write_rootfs
-from integration.harness.pods import Pod, pod_hash
+from integration.harness.pods import BOOTED, Pod, pod_hash
 from kata_shimd import wire
 from kata_shimd.api import containerd_types
 from kata_shimd.api.descriptors import MethodDescriptor
@@ -48,12 +48,13 @@ class BenchPod:
     """Makes its pod in ``with`` and leaves nothing of it."""
 
     def __init__(self, launcher: Path, root: Path, config: Path | None = None) -> None:
-        """``config`` is a configuration in place of the one that pods find."""
-        self._launcher, self._root, self._config = launcher, root, config
+        """``config`` is a configuration in place of the built-in defaults and a boot."""
+        self._launcher, self._root, self._config = launcher, root, config or root / "booted.toml"
         self._bundle = root / "bundle"
         self._pod = Pod(root / "run", pod_hash(ADDRESS, NAMESPACE, SANDBOX))
 
     def __enter__(self) -> Self:
+        (self._root / "booted.toml").write_text(BOOTED)
         (self._bundle / "rootfs").mkdir(parents=True, exist_ok=True)
         write_rootfs(self._bundle / "rootfs")
         process = {"args": ["sh", "-c", SCRIPT], "cwd": "/", "env": [IMAGE_PATH]}
@@ -105,9 +106,7 @@ class BenchPod:
 
     def _verb(self, *words: str) -> None:
         flags = ["-namespace", NAMESPACE, "-address", ADDRESS, "-publish-binary", "x", "-id", SANDBOX]
-        env = {**os.environ, "KATA_SHIMD_RUN_DIR": str(self._root / "run")}
-        if self._config is not None:
-            env["KATA_CONF_FILE"] = str(self._config)
+        env = {**os.environ, "KATA_SHIMD_RUN_DIR": str(self._root / "run"), "KATA_CONF_FILE": str(self._config)}
         argv = [str(self._launcher), *flags, *words]
         subprocess.run(argv, cwd=self._bundle, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=True)
 

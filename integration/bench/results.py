@@ -161,7 +161,7 @@ def _versions() -> list[str]:
 
 
 @contextmanager
-def in_tmp() -> Iterator[Path]:
+def in_tmp(place: str = "/tmp") -> Iterator[Path]:
     """A directory whose name is short: sockets are below it."""
-    with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as made:
+    with tempfile.TemporaryDirectory(prefix="kb-", dir=place) as made:
         yield Path(made)

@@ -59,6 +59,7 @@ def configuration(dial: float = 60.0, *, hypervisor: Mapping[str, Any] | None = 
         "hypervisor.qemu": {"default_memory": 256, **(hypervisor or {})},
         "agent.kata": {"dial_timeout": dial},
         "runtime": {"create_container_timeout": 60},
+        "factory": {"enable_template": False},
         "shimd": {"time_scale": SCALE, **shimd},
         "shimd.timeouts": TIMEOUTS,
     }

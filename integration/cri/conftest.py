@@ -1,7 +1,7 @@
 """Fixtures of the CRI tests: a node of each version of containerd, its client, and pods that are gone after their test.
 
-Every test here runs once on each version. What the tests of ``ctr`` call host, containerd and scene is the node's here, so the
-leak check looks at the node.
+Every test here runs once on each version, and over the Task API v3 in the long form or where it is marked so. What the tests
+of ``ctr`` call host, containerd and scene is the node's here, so the leak check looks at the node.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,11 +15,36 @@ from integration.conftest import PREFIX
 from integration.harness import cri, gotools, image, leaks, report
 from integration.harness.cri import CriContainerd, Release, container_config, pod_config
 from integration.harness.crictl import Crictl
-from integration.harness.ctr import Ctr
+from integration.harness.ctr import KATA, Ctr
 from integration.harness.host import Host
 from integration.harness.install import Layout
+from integration.harness.pods import are_cloned, make_template
 
-RELEASES = ("1.6", "2.4")
+#: containerd's versions, and the Task API that it speaks with us where that is not the default.
+V3 = "2.4-v3"
+RELEASES = ("1.6", "2.4", V3)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "v3: in CI too over the Task API v3, as which every CRI test runs in the long form"
+    )
+    config.addinivalue_line("markers", "v3_alone: makes sense over the Task API v3 alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    gone = [
+        item for item in items if isinstance(item, pytest.Function) and not _wanted(item, config.getoption("--long"))
+    ]
+    config.hook.pytest_deselected(items=gone)
+    items[:] = [item for item in items if item not in gone]
+
+
+def _wanted(item: pytest.Function, long: bool) -> bool:
+    release = item.callspec.params.get("release") if hasattr(item, "callspec") else None
+    if item.get_closest_marker("v3_alone"):
+        return release == V3
+    return release != V3 or long or item.get_closest_marker("v3") is not None
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +54,8 @@ def layout() -> Layout:
 
 @pytest.fixture(scope="session", params=RELEASES)
 def release(request: pytest.FixtureRequest, layout: Layout) -> Release:
-    return cri.debian() if request.param == "1.6" else cri.newest(layout)
+    made = cri.debian() if request.param == "1.6" else cri.newest(layout)
+    return cri.speaking_v3(made) if request.param == V3 else made
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +80,14 @@ def scene(host: Host, containerd: CriContainerd) -> leaks.Scene:
 
 @pytest.fixture(scope="session")
 def crictl(containerd: CriContainerd, layout: Layout, tmp_path_factory: pytest.TempPathFactory, runtime: str) -> Crictl:
-    """The client, with the pause image and the test's own in place."""
+    """The client, with the pause image and the test's own in place, and the template of its pods."""
     home = tmp_path_factory.mktemp("crictl")
+    if runtime == KATA and are_cloned():
+        make_template(containerd.host, PREFIX / "bin/kata-shimd", containerd.home / "kata.toml")
     archive = home / "images.tar"
     image.write_archive(archive, {image.NAME: image.pack(image.tree(), image.CONFIG), cri.PAUSE: image.pause()})
     Ctr(containerd, cri.NAMESPACE)("image", "import", archive).ok()
-    handler = next(name for name, type_ in cri.HANDLERS.items() if type_ == runtime)
+    handler = next(name for name, handler in cri.HANDLERS.items() if handler.type == runtime)
     return Crictl(gotools.ensure(layout)[gotools.CRI_TOOLS.name] / "crictl", containerd, home, handler)
 
 

@@ -1,13 +1,8 @@
-"""critest against a node, and its results against the file of expected ones.
+"""critest against a node, which must have nothing more on it afterwards than before. What is expected is in `expected`."""
 
-``expected-<version>.tsv`` has a line for every spec of the suite: its name, ``passed``, ``failed`` or ``skipped``, a category and
-a reason for what is not passed. Any difference fails the run, a spec that has begun to pass as well. Where chance decides, both
-outcomes stand there, as ``passed|skipped``.
-"""
-
-import csv
+import dataclasses
+import itertools
 import json
-import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -18,26 +13,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from integration.cri import suite_images
-from integration.harness import cri, gotools, image, process
+from integration.harness import cri, gotools, image, leaks, process
 from integration.harness.cri import CriContainerd, Release
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
 from integration.harness.install import Layout
 from integration.harness.registry import Registry
 
-HERE: Final = Path(__file__).parent
-OUTCOMES: Final = ("passed", "failed", "skipped")
-#: Why a spec is not passed; the reason says more.
-CATEGORIES: Final = (
-    "vm",  # a virtual machine cannot do it: it is about the host's own namespaces
-    "image-service",  # about images alone: no runtime takes part
-    "host",  # this kind of test machine lacks what it needs
-    "suite",  # left out by the suite itself
-    "containerd",  # this version of containerd does not do it, with any runtime
-)
 REAP_EVERY: Final = 5.0
-#: Stands where a person has to say why.
-ASK: Final = "?"
+#: What containerd's environment has for each version of the Task API; shims answer with it.
+APIS: Final[Mapping[str, Mapping[str, str]]] = {"v2": {}, "v3": {"KATA_SHIMD_REPLY": "json3"}}
 _STATES: Final = {"passed": "passed", "skipped": "skipped", "pending": "skipped"}
 
 
@@ -51,44 +36,74 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """A line of the file."""
+class Run:
+    """A version of containerd, and of the Task API that it and our shims speak."""
 
-    outcome: str
-    category: str = ""
-    reason: str = ""
+    release: Release
+    api: str
+
+    def __str__(self) -> str:
+        return f"{self.release.name}, Task API {self.api}"
+
+
+def runs(layout: Layout) -> dict[str, Run]:
+    """All there are, by the name on the command line. containerd 1.6 knows version 2 of the API alone."""
+    old, new = cri.debian(), cri.newest(layout)
+    return {"1.6": Run(old, "v2"), "2.4": Run(new, "v2"), "2.4-v3": Run(new, "v3")}
+
+
+def _modest(release: Release) -> Release:
+    """A node whose containers keep containerd's own score for the OOM killer: a lower one may be denied even to root."""
+    more = f'{release.more}[plugins."{release.runtime}"]\n  restrict_oom_score_adj = true\n'
+    if release.images == release.runtime:  # one table then, which `more` has begun
+        more = f"{release.more}  restrict_oom_score_adj = true\n"
+    return dataclasses.replace(release, more=more)
 
 
 class Suite:
     """A node with the suite's images in a registry beside it."""
 
-    def __init__(self, release: Release, layout: Layout, prefix: Path, *, handler: str = "kata") -> None:
+    def __init__(self, run: Run, layout: Layout, prefix: Path, *, handler: str = "kata") -> None:
         self._handler = handler
         self._stack = ExitStack()
         self.host = self._stack.enter_context(Host([prefix / "bin"]))
         cri.prepare(self.host)
         self.home = self.host.root / "critest"
         self.home.mkdir()
-        self._stack.enter_context(Registry(self.host, layout.cache, suite_images.images(self.home)))
-        self.containerd = CriContainerd(self.host, release)
-        self._stack.enter_context(self.containerd)
-        self._program = gotools.ensure(layout)[gotools.CRI_TOOLS.name] / "critest"
+        self._stack.enter_context(Registry(self.host, layout.cache, suite_images.images(layout.cache)))
+        self.containerd = CriContainerd(self.host, _modest(run.release) if handler == "runc" else run.release)
+        self._stack.callback(self.containerd.stop)
+        self.containerd.start(**APIS[run.api])
+        self._programs = gotools.ensure(layout)[gotools.CRI_TOOLS.name]
         archive = self.home / "pause.tar"
         image.write_archive(archive, {cri.PAUSE: image.pause()})
         Ctr(self.containerd, cri.NAMESPACE)("image", "import", archive).ok()
+        self._scene = leaks.Scene(self.host, cri.NAMESPACE, self.containerd)
+        self._before = leaks.snapshot(self._scene)
 
-    def run(self, focus: str = "", skip: str = "", *, within: float = 3600.0) -> dict[str, Result]:
-        """Run the specs whose names match; the results by name. Output goes to `log`."""
-        report = self.home / "report.json"
-        report.unlink(missing_ok=True)
+    def run(self, *focuses: str, skip: str = "", within: float = 3600.0) -> dict[str, Result]:
+        """Run the specs whose names match, each of ``focuses`` by a process of its own at the same time; the results by name.
+
+        Output goes to files named `log`, `log.1` and so on.
+        """
+        children = [self._start(number, focus, skip) for number, focus in enumerate(focuses or ("",))]
+        try:
+            _await_end(children, within)
+        finally:
+            for child in children:
+                process.finish(child)
+        reports = [self._report(number, child) for number, child in enumerate(children)]
+        return dict(itertools.chain.from_iterable(report.items() for report in reports))
+
+    def _start(self, number: int, focus: str, skip: str) -> "subprocess.Popen[bytes]":
         endpoint = f"unix://{self.containerd.address}"
         argv: list[str | Path] = [
-            self._program,
+            self._programs / "critest",
             f"-runtime-endpoint={endpoint}",
             f"-image-endpoint={endpoint}",
             f"-runtime-handler={self._handler}",
             f"-config={self.home / 'none.yaml'}",
-            f"-ginkgo.json-report={report}",
+            f"-ginkgo.json-report={self._report_file(number)}",
             "-ginkgo.no-color",
             "-ginkgo.seed=1",
             "-test.timeout=2h",
@@ -96,24 +111,39 @@ class Suite:
             *([f"-ginkgo.focus={focus}"] if focus else []),
             *([f"-ginkgo.skip={skip}"] if skip else []),
         ]
-        with self.log.open("wb") as log:
-            child = self.host.spawn(argv, env={"HOME": str(self.home)}, stdout=log, stderr=log)
-        try:
-            _await_end(child, within)
-        finally:
-            process.finish(child)
-        if not report.exists():
-            raise RuntimeError(f"critest ended with {child.returncode}: {self.log.read_text()[-2000:]}")
-        return results(json.loads(report.read_text()))
+        self._report_file(number).unlink(missing_ok=True)
+        with self._log_file(number).open("wb") as log:
+            return self.host.spawn(argv, env={"HOME": str(self.home)}, stdout=log, stderr=log)
+
+    def _report(self, number: int, child: "subprocess.Popen[bytes]") -> dict[str, Result]:
+        if not self._report_file(number).exists():
+            said = self._log_file(number).read_text()[-2000:]
+            raise RuntimeError(f"critest ended with {child.returncode}: {said}")
+        return results(json.loads(self._report_file(number).read_text()))
+
+    def _report_file(self, number: int) -> Path:
+        return self.home / f"report{number or ''}.json"
+
+    def _log_file(self, number: int) -> Path:
+        return self.home / (f"log.{number}" if number else "log")
+
+    def leaked(self, within: float = leaks.PATIENCE) -> str:
+        """What is on the node that was not there before the suite, and does not go; a line each."""
+        return leaks.report(leaks.await_no_leak(self._scene, self._before, within=within))
+
+    def crictl(self, *words: str | Path) -> "subprocess.CompletedProcess[bytes]":
+        """The node's client, for what is done beside the suite."""
+        options = ("--runtime-endpoint", f"unix://{self.containerd.address}", "--timeout", f"{leaks.PATIENCE * 6:.0f}s")
+        return self.host.run([self._programs / "crictl", *options, *words], within=leaks.PATIENCE * 7)
 
     @property
     def log(self) -> Path:
-        return self.home / "log"
+        return self._log_file(0)
 
     def close(self) -> None:
         """Take away what a spec has left, then the node."""
-        crictl = self._program.with_name("crictl")
-        self.host.run([crictl, "--runtime-endpoint", f"unix://{self.containerd.address}", "rmp", "--all", "--force"])
+        self.crictl("rmp", "--all", "--force")
+        leaks.await_no_leak(self._scene, self._before)
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -125,13 +155,14 @@ class Suite:
         self.close()
 
 
-def _await_end(child: "subprocess.Popen[bytes]", within: float) -> None:
-    """Wait for it, collecting meanwhile the daemons of pods that have ended, which are ours to reap.
+def _await_end(children: Sequence["subprocess.Popen[bytes]"], within: float) -> None:
+    """Wait for them, collecting meanwhile the daemons of pods that have ended, which are ours to reap.
 
-    :raises subprocess.TimeoutExpired: it has not ended within so many seconds
+    :raises subprocess.TimeoutExpired: one has not ended within so many seconds
     """
     end = time.monotonic() + within
-    while child.poll() is None:
+    while running := [child for child in children if child.poll() is None]:
+        child = running[0]
         try:
             child.wait(REAP_EVERY)
         except subprocess.TimeoutExpired:
@@ -158,63 +189,6 @@ def _left_out(spec: Mapping[str, Any]) -> bool:
     return spec["State"] == "skipped" and not (spec.get("Failure") or {}).get("Message")
 
 
-def expected_file(release: Release) -> Path:
-    return HERE / f"expected-{release.name}.tsv"
-
-
-def read_expected(file: Path, *, strict: bool = True) -> dict[str, Expected]:
-    """:raises ValueError: a line that is none, or with ``strict`` one without its category and reason, naming it"""
-    found: dict[str, Expected] = {}
-    with file.open(newline="") as text:
-        for number, row in enumerate(csv.reader(text, delimiter="\t"), 1):
-            name, outcome, category, reason = row
-            good = outcome == "passed" or not strict or (category in CATEGORIES and reason)
-            if not set(outcome.split("|")) <= set(OUTCOMES) or not good or name in found:
-                raise ValueError(f"{file.name}:{number}: {row}")
-            found[name] = Expected(outcome, category, reason)
-    return found
-
-
-def write_expected(file: Path, found: Mapping[str, Result], known: Mapping[str, Expected]) -> None:
-    """Bring the file up to date. What is known of a spec that did not run, or is not passed as before, is kept; the rest asks for a
-    reason.
-    """
-    lines = dict(known)
-    for name, result in found.items():
-        before = known.get(name)
-        if before is not None and "|" in before.outcome and result.outcome in before.outcome.split("|"):
-            continue
-        if result.outcome == "passed":
-            lines[name] = Expected("passed")
-        elif before is None or before.outcome != result.outcome or before.category == ASK:
-            lines[name] = Expected(result.outcome, ASK, " ".join(result.message.split())[:160])
-    with file.open("w", newline="") as text:
-        rows = csv.writer(text, delimiter="\t", lineterminator="\n")
-        rows.writerows((name, line.outcome, line.category, line.reason) for name, line in sorted(lines.items()))
-
-
-def differences(found: Mapping[str, Result], expected: Mapping[str, Expected], *, whole: bool) -> list[str]:
-    """Every spec whose outcome is not the expected one; with ``whole``, also those that were not there to run."""
-    lines = []
-    for name, result in found.items():
-        wanted = expected[name].outcome if name in expected else "not in the file"
-        if result.outcome not in wanted.split("|"):
-            lines.append(f"{name}: {result.outcome}, expected {wanted}: {' '.join(result.message.split())[:300]}")
-    if whole:
-        lines += [f"{name}: gone, expected {wanted.outcome}" for name, wanted in expected.items() if name not in found]
-    return lines
-
-
-def summary(found: Mapping[str, Result], seconds: float) -> str:
-    counts = {outcome: sum(result.outcome == outcome for result in found.values()) for outcome in OUTCOMES}
-    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + f" in {seconds:.0f} s"
-
-
-def plain(names: Sequence[str]) -> str:
-    """A focus that matches exactly these specs."""
-    return "|".join(f"{re.escape(name)}$" for name in names)
-
-
-def timed(suite: Suite, **how: Any) -> tuple[dict[str, Result], float]:
+def timed(suite: Suite, *focuses: str, skip: str = "") -> tuple[dict[str, Result], float]:
     begin = time.monotonic()
-    return suite.run(**how), time.monotonic() - begin
+    return suite.run(*focuses, skip=skip), time.monotonic() - begin

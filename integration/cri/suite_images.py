@@ -4,12 +4,14 @@ Web servers are busybox's ``httpd``, told apart from it by what the suite looks 
 where nginx does, and has "master process" among its words. An image by a digest of upstream's cannot be made.
 """
 
+import functools
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from integration.harness import image
+from integration.harness import image, package
 from integration.harness.image import CONFIG, IMAGE_PATH, Packed
 
 _E2E: Final = "e2e-test-images/"
@@ -57,14 +59,15 @@ func main() { fmt.Println("Effective uid:", os.Geteuid()) }
 """
 
 
-def images(directory: Path) -> dict[str, Packed]:
-    """``repository:tag`` → image. The one program that is compiled is made below ``directory``."""
+@functools.cache
+def images(cache: Path) -> dict[str, Packed]:
+    """``repository:tag`` → image, made once a process. Packages are unpacked below ``cache``."""
     made = {
-        f"{_E2E}busybox:1.29-2": _busybox(),
+        f"{_E2E}busybox:1.29-2": _plain_busybox(package.unpacked("busybox", cache, "bin/busybox")),
         f"{_E2E}nginx:1.14-2": _web(80),
         f"{_STAGING}hostnet-nginx-amd64:latest": _web(12003),
         f"{_E2E}httpd:2.4.39-4": _busybox([("usr/sbin/serve", _HTTPD)], Entrypoint=["/usr/sbin/serve"]),
-        f"{_E2E}nonewprivs:1.3": _setuid(directory),
+        f"{_E2E}nonewprivs:1.3": _setuid(),
         # Not our own pause under another name: one of the specs counts the names of an image.
         "pause:3.9": _busybox([("pause", b"upstream's")]),
     }
@@ -97,11 +100,23 @@ def _staging() -> dict[str, Packed]:
 def _busybox(
     extra: list[tuple[str, bytes]] | None = None, *, passwd: bytes = _USERS, group: bytes = b"", **config: Any
 ) -> Packed:
-    files = {
+    return image.pack(image.tree([*_APPLETS, *(extra or ())], files=_files(passwd, group)), _config(config))
+
+
+def _files(passwd: bytes = _USERS, group: bytes = b"") -> dict[str, bytes]:
+    return {
         "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n" + passwd,
         "etc/group": b"root:x:0:\nwww-data:x:33:\nusers:x:100:\n" + group,
     }
-    return image.pack(image.tree([*_APPLETS, *(extra or ())], files=files), _config(config))
+
+
+def _plain_busybox(program: Path) -> Packed:
+    """What most containers of the suite are: of the package whose shell executes the files of its applets, as upstream's does.
+
+    The static one's shell runs them by itself, so it does not miss one whose file is masked.
+    """
+    extra = [*_APPLETS, *image.libraries(program)]
+    return image.pack(image.tree(extra, files=_files(), busybox=program), _config({}))
 
 
 def _config(more: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,9 +130,11 @@ def _web(port: int) -> Packed:
     return _busybox([("usr/sbin/nginx", _WEB)], Entrypoint=["/usr/sbin/nginx", "master process", str(port)])
 
 
-def _setuid(directory: Path) -> Packed:
-    source, program = directory / "effective.go", directory / "effective"
-    source.write_text(_EFFECTIVE)
-    subprocess.run(["go", "build", "-ldflags=-s -w", "-o", program, source], check=True, cwd=directory)
-    entries = [*image.tree(), image.entry("nnp", program.read_bytes(), mode=0o4755)]
+def _setuid() -> Packed:
+    with tempfile.TemporaryDirectory() as home:
+        source, program = Path(home, "effective.go"), Path(home, "effective")
+        source.write_text(_EFFECTIVE)
+        subprocess.run(["go", "build", "-ldflags=-s -w", "-o", program, source], check=True, cwd=home)
+        content = program.read_bytes()
+    entries = [*image.tree(), image.entry("nnp", content, mode=0o4755)]
     return image.pack(entries, _config({"Entrypoint": ["/nnp"]}))

@@ -1,18 +1,23 @@
 """`kubectl port-forward`: what listens on the loopback of a pod, which is the guest's, is reached through containerd."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from integration.cri.conftest import Pods
-from integration.harness import process
+from integration.harness import cri, process
+from integration.harness import pods as on_disk
+from integration.harness.cri import CriContainerd
 from integration.harness.crictl import Crictl
 from integration.harness.ctr import PATIENCE
 from integration.harness.host import Host
+from integration.harness.pods import Pod
 from integration.harness.waiting import eventually
 
 pytestmark = pytest.mark.vm
@@ -32,7 +37,33 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60) as server:
 SIZE = 3 << 20
 SERVER = f"seq 1 1000000 | head -c {SIZE} > /tmp/long; echo found > /tmp/index.html; exec httpd -f -p 127.0.0.1:{PORT} -h /tmp"
 
+#: Connects, says so, and waits to be told or left.
+HOLDER = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60) as server:
+    print("connected", flush=True)
+    try:
+        print(server.recv(1), flush=True)
+    except ConnectionResetError:
+        print(b"", flush=True)
+"""
+#: Less than busybox' httpd gives a client that says nothing.
+SOON = 40.0
+
 Ask = Callable[[str], bytes]
+
+
+@pytest.fixture
+def handler() -> str:
+    return "kata"
+
+
+@pytest.fixture
+def pods(crictl: Crictl, handler: str, name: str, tmp_path: Path) -> Iterator[Pods]:
+    made = Pods(dataclasses.replace(crictl, handler=handler), name, tmp_path)
+    yield made
+    for pod_id in made.configs:
+        made.remove(pod_id)
 
 
 @pytest.fixture
@@ -41,13 +72,14 @@ def pod_id(pods: Pods) -> str:
 
 
 @pytest.fixture
-def serve(crictl: Crictl, pods: Pods, pod_id: str) -> Callable[[], None]:
-    """Starts a server in the pod, at its loopback alone."""
+def serve(crictl: Crictl, pods: Pods, pod_id: str) -> Callable[[], str]:
+    """Starts a server in the pod, at its loopback alone; the container's id."""
 
-    def serve() -> None:
+    def serve() -> str:
         container_id = pods.start(pod_id, "sh", "-c", SERVER)
         look = ("wget", "-qO-", f"http://127.0.0.1:{PORT}/")
         eventually("the server", lambda: crictl.exec(container_id, *look).out == "found", within=PATIENCE)
+        return container_id
 
     return serve
 
@@ -89,3 +121,35 @@ def test_a_port_at_which_nobody_listens(forwarded, serve) -> None:
     serve()
     with forwarded() as ask:
         assert ask("/").endswith(b"found\n")
+
+
+@pytest.mark.parametrize("handler", [cri.KEPT])
+def test_a_daemon_that_is_killed(
+    forwarded, serve, crictl: Crictl, host: Host, containerd: CriContainerd, pod_id: str
+) -> None:
+    """Its connections end with it, and in the guest as well; the next daemon takes new ones."""
+    container_id = serve()
+    pod = Pod(host.run_dir, on_disk.pod_hash(str(containerd.address), cri.NAMESPACE, pod_id))
+    first = pod.process("daemon")
+
+    def held() -> int:
+        found = crictl.exec(container_id, "netstat", "-tn").ok().out.splitlines()
+        return sum("ESTABLISHED" in line and f":{PORT} " in line for line in found)
+
+    with forwarded() as ask:
+        assert ask("/").endswith(b"found\n")
+        holder = host.spawn([sys.executable, "-c", HOLDER, str(OURS)], stdout=subprocess.PIPE)
+        assert holder.stdout is not None
+        with closing(holder.stdout):
+            try:
+                assert holder.stdout.readline() == b"connected\n"
+                eventually("its connection in the guest", lambda: held() > 0, within=PATIENCE)
+                first.kill()
+                assert holder.stdout.readline() == b"b''\n"
+            finally:
+                process.finish(holder)
+    eventually("its end in the guest", lambda: held() == 0, within=SOON)
+    with forwarded() as ask:
+        assert ask("/").endswith(b"found\n")
+        assert len(ask("/long")) > SIZE
+    assert pod.process("daemon") != first

@@ -129,5 +129,10 @@ SPEC: Final[tuple[Part, ...]] = (
         "shared inside the guest, where `linux.rootfsPropagation` is `rshared` too, as CRI sets it",
         "What the container mounts is mounted in another kernel and does not reach the host.",
     ),
+    Part(
+        "`mounts`: `rbind` and `ro` of what has mounts below it",
+        "read-only by the host's mount, writable by its own flags in the guest",
+        "The guest sees one file system, and what is mounted below stays as writable as on the host.",
+    ),
     Part("`mounts`: a bind at `/dev/shm`", "the pod's, in the guest", "Memory cannot be shared across kernels."),
 )

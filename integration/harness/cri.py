@@ -7,23 +7,27 @@ loopback that stands for every registry there is.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from integration.harness import gotools
+from integration.harness import faults, gotools
 from integration.harness.containerd import DISABLED, Containerd
+from integration.harness.faults import KATA, Handler
 from integration.harness.host import Host
 from integration.harness.install import Layout
+from integration.harness.pods import BOOTED, factory
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
-NO_ADDRESS: Final = "no-address"
-#: The runtime handlers of the node: ours, runc's to prove the tests themselves, and ours on a network that gives no addresses.
-HANDLERS: Final = {
-    "kata": "io.containerd.kata.v2",
-    "runc": "io.containerd.runc.v2",
-    NO_ADDRESS: "io.containerd.kata.v2",
+#: Ours with a keeper: daemons may die.
+KEPT: Final = "kept"
+#: The runtime handlers of the node: ours, runc's to prove the tests themselves, and ours of which every pod fails.
+HANDLERS: Final[Mapping[str, Handler]] = {
+    "kata": Handler("io.containerd.kata.v2", config=KATA),
+    "runc": Handler("io.containerd.runc.v2"),
+    KEPT: Handler(config=KATA + 'keeper = "launcher"\n'),
+    **faults.HANDLERS,
 }
 #: Namespace of everything that the CRI plugin makes.
 NAMESPACE: Final = "k8s.io"
@@ -33,6 +37,11 @@ SUBNETS: Final = ("10.88.0.0/16", "fd88::/64")
 #: Where Debian's containernetworking-plugins are.
 CNI_BIN: Final = Path("/usr/lib/cni")
 REGISTRY: Final = "127.0.0.1:5000"
+
+
+def _factory(name: str) -> str:
+    """Pods that are to fail, do so at lines of a boot's ledger."""
+    return BOOTED if name in faults.HANDLERS else factory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,8 @@ class Release:
     more: str
     #: Whether plugins of NRI can come by a socket, which 1.6 has not yet.
     nri: bool = False
+    #: Added to containerd's environment.
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name
@@ -74,6 +85,11 @@ def newest(layout: Layout) -> Release:
         '  plugin_path = "{home}/nri.d"\n  plugin_config_path = "{home}/nri.conf.d"\n'
     )
     return Release("2.4", home / "containerd", home / "ctr", 3, "io.containerd.cri.v1.runtime", images, more, nri=True)
+
+
+def speaking_v3(release: Release) -> Release:
+    """The same, with the Task API v3 between it and our daemons."""
+    return replace(release, env={"KATA_SHIMD_REPLY": "json3"})
 
 
 _CONFIG: Final = """\
@@ -101,17 +117,11 @@ _HANDLER: Final = """\
   privileged_without_host_devices = true
   pod_annotations = ["io.katacontainers.*"]
 """
-#: Of our handler alone: where the pods' configuration is.
+_NETWORK: Final = '  cni_conf_dir = "{home}/{name}.d"\n'
+#: Of our handlers alone: where the pods' configuration is.
 _OPTIONS: Final = """\
-  [plugins."{runtime}".containerd.runtimes.kata.options]
-    ConfigPath = "{home}/kata.toml"
-"""
-#: Kata's default leaves seccomp to the machine's border; a node that honours Kubernetes' profiles says this.
-_KATA: Final = """\
-[runtime]
-disable_guest_seccomp = false
-[shimd]
-guest_dir = "{guest}"
+  [plugins."{runtime}".containerd.runtimes.{name}.options]
+    ConfigPath = "{home}/{name}.toml"
 """
 GUEST: Final = Path(os.environ.get("KATA_SHIMD_GUEST", "/var/lib/kata-shimd/guest/current"))
 
@@ -123,14 +133,19 @@ class CriContainerd(Containerd):
         self.release = release
         self.program, self.client = release.program, release.client
         super().__init__(host, level=level)
+        faults.write_programs(self.home, CNI_BIN)
         write_network(self.home / "net.d", addresses(self.home / "ipam"))
-        write_network(self.home / "no-address.d", {})
         write_mirror(self.home / "certs.d")
-        (self.home / "kata.toml").write_text(_KATA.format(guest=GUEST))
+        for name, handler in HANDLERS.items():
+            if handler.config:
+                (self.home / f"{name}.toml").write_text(handler.config.format(guest=GUEST) + _factory(name))
+            if handler.network is not None:
+                ipam = addresses(self.home / "ipam") if handler.network.addresses else {}
+                write_network(self.home / f"{name}.d", ipam, *handler.network.plugins)
 
     def configuration(self, level: str) -> str:
         release = self.release
-        handlers = [self._handler(name, type_) for name, type_ in HANDLERS.items()]
+        handlers = [self._handler(name, handler) for name, handler in HANDLERS.items()]
         lists = release.config_version >= 3  # since 2.x the plugins' directories are a list
         return _CONFIG.format(
             version=release.config_version,
@@ -140,19 +155,20 @@ class CriContainerd(Containerd):
             disabled=", ".join(f'"{name}"' for name in DISABLED if name != _V1),
             runtime=release.runtime,
             bin_key="bin_dirs" if lists else "bin_dir",
-            bin_value=f'["{CNI_BIN}"]' if lists else f'"{CNI_BIN}"',
-            handlers="".join(handlers) + _OPTIONS.format(runtime=release.runtime, home=self.home),
+            bin_value=f'["{self.home}/cni"]' if lists else f'"{self.home}/cni"',
+            handlers="".join(handlers),
             images=release.images,
             more=release.more.format(home=self.home),
         )
 
-    def _handler(self, name: str, type_: str) -> str:
-        network = f'  cni_conf_dir = "{self.home}/no-address.d"\n' if name == NO_ADDRESS else ""
-        return _HANDLER.format(runtime=self.release.runtime, name=name, type=type_) + network
+    def _handler(self, name: str, handler: Handler) -> str:
+        parts = [_HANDLER, _NETWORK if handler.network is not None else "", _OPTIONS if handler.config else ""]
+        return "".join(parts).format(runtime=self.release.runtime, name=name, type=handler.type, home=self.home)
 
     def start(self, **env: str) -> None:
         """Start, and wait until the CRI plugin says that it and its network are ready."""
-        super().start(**env)
+        path = f"{self.home}/bin:{self.host.env['PATH']}"
+        super().start(**{"PATH": path, **self.release.env, **env})
         eventually("the CRI plugin", self._ready, within=20 * SCALE)
 
     def _ready(self) -> bool:
@@ -177,12 +193,16 @@ def addresses(directory: Path) -> dict[str, object]:
     }
 
 
-def write_network(directory: Path, ipam: Mapping[str, object]) -> None:
-    """One CNI network: a bridge, its addresses, host ports; loopback is containerd's own affair."""
+def write_network(directory: Path, ipam: Mapping[str, object], *more: str) -> None:
+    """One CNI network: a bridge, its addresses, host ports, further plugins; loopback is containerd's own affair."""
     directory.mkdir()
     bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": bool(ipam), "hairpinMode": True, "ipam": ipam}
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    network = {"cniVersion": "1.0.0", "name": "kata-shimd-test", "plugins": [bridge, portmap]}
+    network = {
+        "cniVersion": "1.0.0",
+        "name": "kata-shimd-test",
+        "plugins": [bridge, portmap, *({"type": name} for name in more)],
+    }
     (directory / "10-test.conflist").write_text(json.dumps(network, indent=1))
 
 
@@ -198,7 +218,8 @@ def prepare(host: Host) -> None:
     Path("/var/lib/cni").mkdir(parents=True, exist_ok=True)
     for argv in (
         ["mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", "/var/lib/cni"],
-        ["ip", "link", "add", BRIDGE, "type", "bridge"],
+        # Without an address of its own it has its ports', and none when they have gone, which the plugin cannot set again.
+        ["ip", "link", "add", BRIDGE, "address", "02:00:00:00:00:01", "type", "bridge"],
         ["ip", "link", "set", BRIDGE, "up"],
         ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"],
     ):

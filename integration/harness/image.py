@@ -112,22 +112,31 @@ def write_rootfs(target: Path, *, extra: Iterable[tuple[str, bytes]] = ()) -> No
         tar.extractall(target)
 
 
-def tree(extra: Iterable[tuple[str, bytes]] = (), *, files: Mapping[str, bytes] = FILES) -> Iterator[Entry]:
+def tree(
+    extra: Iterable[tuple[str, bytes]] = (), *, files: Mapping[str, bytes] = FILES, busybox: Path = BUSYBOX
+) -> Iterator[Entry]:
     """busybox with all its applets, users and the usual directories; ``extra`` are (path, content) of executables."""
     for name in DIRECTORIES:
         mode = {"tmp": 0o1777, "root": 0o700}.get(name, 0o755)
         owner = 1000 if name == "home/app" else 0
         yield entry(name, b"", kind=tarfile.DIRTYPE, mode=mode, owner=owner)
     yield from (entry(name, data) for name, data in files.items())
-    yield entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
-    for applet in _applets():  # hard links, as upstream's image has them: each is a file of its own to a mount
+    yield entry("bin/busybox", busybox.read_bytes(), mode=0o755)
+    for applet in _applets(busybox):  # hard links, as upstream's image has them: each is a file of its own to a mount
         yield entry(f"bin/{applet}", b"", kind=tarfile.LNKTYPE, link="bin/busybox", mode=0o755)
     yield from (entry(name, data, mode=0o755) for name, data in extra)
 
 
-def _applets() -> list[str]:
-    listed = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
+def _applets(busybox: Path) -> list[str]:
+    listed = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     return sorted(set(listed) - {"busybox"})
+
+
+def libraries(program: Path) -> list[tuple[str, bytes]]:
+    """The shared libraries that a program of this host's distribution is linked with, loader included, as (path, content)."""
+    said = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    paths = [word for line in said.splitlines() for word in line.split() if word.startswith("/")]
+    return [(path.removeprefix("/"), Path(path).read_bytes()) for path in paths]
 
 
 def entry(

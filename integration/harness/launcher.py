@@ -28,6 +28,8 @@ class Launcher:
 
     containerd: Containerd
     namespace: str
+    #: A configuration for every pod, or None.
+    config: Path | None = None
 
     @property
     def host(self) -> Host:
@@ -64,7 +66,8 @@ class Launcher:
 
     def _variables(self, more: dict[str, str]) -> dict[str, str]:
         address = str(self.containerd.address)
-        return {"TTRPC_ADDRESS": f"{address}.ttrpc", "GRPC_ADDRESS": address, "GOMAXPROCS": "2", **more}
+        config = {"KATA_CONF_FILE": str(self.config)} if self.config else {}
+        return {"TTRPC_ADDRESS": f"{address}.ttrpc", "GRPC_ADDRESS": address, "GOMAXPROCS": "2", **config, **more}
 
 
 def recorded(pod: Pod, what: str) -> Process | None:

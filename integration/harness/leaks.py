@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from integration.harness import process
+from integration.harness import pods, process
 from integration.harness.containerd import Containerd
 from integration.harness.host import Host
 from integration.harness.scale import SCALE
@@ -54,7 +54,11 @@ def new_things(before: Snapshot, after: Snapshot) -> dict[str, list[str]]:
 
 
 def await_no_leak(scene: Scene, before: Snapshot, *, within: float = PATIENCE) -> dict[str, list[str]]:
-    """Give new things time to go; what stayed, by kind. Empty is good."""
+    """Give new things time to go; what stayed, by kind. Empty is good. A maker of a template is the node's and ends by itself; what
+    it lives on is looked at when it has.
+    """
+    with suppress(TooLate):
+        eventually("no template being made", lambda: not pods.making_templates(), within=4 * PATIENCE)
     with suppress(TooLate):
         eventually("everything made by the test gone", lambda: not new_things(before, snapshot(scene)), within=within)
     return new_things(before, snapshot(scene))

@@ -36,9 +36,25 @@ FORMS: Final[Mapping[str, Form]] = {
         ("integration.keeper", "--keep"),
         "1000 deaths of daemons under all kinds of load; writes docs/keeper.md; an hour",
     ),
+    "keeper-asyncio": Form(
+        ("integration.keeper", "300", "--loop", "asyncio", "--keep"),
+        "300 such deaths on the standard library's event loop; writes docs/keeper.md; twenty minutes",
+    ),
+    "keeper-systemd": Form(
+        ("integration.keeper", "300", "--keeper", "systemd", "--keep"),
+        "300 such deaths of daemons that systemd keeps; writes docs/keeper.md; twenty minutes",
+    ),
+    "upgrade": Form(
+        ("integration.keeper.upgrades", "--keep"),
+        "pods of earlier commits moved to this one, back, and on, under load; writes docs/upgrade.md; ten minutes",
+    ),
     "cri": Form(
         ("pytest", "--long", "integration/cri/test_failed_creates.py", "integration/cri/test_restart.py"),
         "creations that fail at every record, and containerd restarted at every step, on both versions; half an hour",
+    ),
+    "template": Form(
+        ("pytest", "--long", "integration/template", "integration/test_kill_points.py"),
+        "clones in numbers, and deaths at every record of a clone; ten minutes",
     ),
     "soak": Form(
         ("integration.soak", "--containers", "200", "--pods", "50", "--keep"),

@@ -4,11 +4,14 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from integration.harness import process
+from integration.harness.host import Host
 from integration.harness.process import Process
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
+from kata_shimd.config import defaults
 from kata_shimd.journal import read as read_journal
 from kata_shimd.ledger import Phase, State
 from kata_shimd.ledger import read as read_ledger
@@ -19,18 +22,48 @@ def pod_hash(address: str, namespace: str, sandbox_id: str) -> str:
     return hashlib.sha256(f"{address}\0{namespace}\0{sandbox_id}".encode()).hexdigest()[:20]
 
 
+#: For pods of tests that are about boots, and about clones.
+BOOTED: Final = "[factory]\nenable_template = false\n"
+CLONED: Final = "[factory]\nenable_template = true\n"
+
+
 def guest_config(directory: Path) -> Path | None:
-    """A configuration with the guest of KATA_SHIMD_GUEST, and with templates at KATA_SHIMD_TEMPLATES; None where neither is set, so
-    for the installed guest, booted.
+    """A configuration with the guest of KATA_SHIMD_GUEST, and templates as KATA_SHIMD_TEMPLATES has them, "on" or "off"; None where
+    neither is said, so for the installed guest and the product's defaults.
     """
-    guest, templates = (os.environ.get(f"KATA_SHIMD_{name}") for name in ("GUEST", "TEMPLATES"))
-    if not (guest or templates):
+    guest = os.environ.get("KATA_SHIMD_GUEST")
+    if not (guest or factory()):
         return None
     config = directory / "guest.toml"
-    lines = [f'[shimd]\nguest_dir = "{guest}"'] if guest else []
-    lines += [f'[factory]\nenable_template = true\ntemplate_path = "{templates}"'] if templates else []
-    config.write_text("\n".join(lines) + "\n")
+    config.write_text(factory() + (f'[shimd]\nguest_dir = "{guest}"\n' if guest else ""))
     return config
+
+
+def factory() -> str:
+    """The table of a configuration that says what KATA_SHIMD_TEMPLATES does; empty where that says nothing."""
+    if "KATA_SHIMD_TEMPLATES" not in os.environ:
+        return ""
+    return CLONED if are_cloned() else BOOTED
+
+
+def are_cloned() -> bool:
+    """Whether pods of tests that say nothing of it are clones."""
+    said = os.environ.get("KATA_SHIMD_TEMPLATES")
+    return said == "on" if said else defaults().factory.enable_template
+
+
+def make_template(host: Host, program: Path, config: Path | None) -> None:
+    """The one of the session's pods, in the private host's own memory: without it the first of them would be booted, and it would
+    be made beside some test.
+    """
+    which = ("--config", config) if config else ()
+    done = host.run([program, "template", "build", "--run-dir", host.run_dir, *which], within=120 * SCALE)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def making_templates() -> list[Process]:
+    """Makers of templates at work: they are the node's, and none of a pod's."""
+    return [found for found in process.descendants() if found.alive() and " template build --order " in found.command()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +90,14 @@ class Pod:
         """
         recorded = {str(r.fields.get("what")): r.fields for r in self.ledger().live.values() if r.kind == "process"}
         fields = recorded.get(what, {})
-        process = Process(int(fields.get("pid", 0)), int(fields.get("start", 0)))
+        process = self.outside(Process(int(fields.get("pid", 0)), int(fields.get("start", 0))))
         if not process.pid or not process.alive():
             raise LookupError(f"pod {self.name} has no live {what}; recorded: {sorted(recorded)}")
         return process
+
+    def outside(self, recorded: Process) -> Process:
+        """The process that the ledger means, with the number that we know it by; number 0 when there is none."""
+        return recorded
 
     def await_phase(self, phase: Phase, *, within: float = 30 * SCALE) -> None:
         eventually(f"pod {self.name} {phase}", lambda: self.ledger().phase == phase, within=within)

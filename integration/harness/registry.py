@@ -4,18 +4,16 @@ Its storage is written directly, so nothing needs to be pushed, and it serves re
 without an installation, which would start a service on every machine that the tests run on.
 """
 
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from integration.harness import process
+from integration.harness import package, process
 from integration.harness.cri import REGISTRY
 from integration.harness.host import Host
 from integration.harness.image import Packed
 from integration.harness.scale import SCALE
-from integration.harness.steps import StepFailed
 from integration.harness.waiting import eventually
 
 PACKAGE: Final = "docker-registry"
@@ -31,19 +29,11 @@ http: {{addr: {address}}}
 
 
 def program(cache: Path) -> Path:
-    """The registry's program, fetched through apt once.
+    """The registry's program.
 
     :raises StepFailed: apt does not give it
     """
-    home = cache / PACKAGE
-    found = home / "usr/bin/docker-registry"
-    if not found.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        for argv in (["apt-get", "download", PACKAGE], ["sh", "-c", f"dpkg-deb --extract {PACKAGE}_*.deb ."]):
-            done = subprocess.run(argv, cwd=home, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise StepFailed(PACKAGE, done.stderr.strip(), "run apt-get update, and see that apt's sources answer")
-    return found
+    return package.unpacked(PACKAGE, cache, "usr/bin/docker-registry")
 
 
 def store(root: Path, images: Mapping[str, Packed]) -> None:

@@ -4,18 +4,19 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 from integration.harness import revision
 from kata_shimd.vm import accel
 
 
-def line() -> str:
+def line(containerd: str | Path = "containerd") -> str:
     """Today, and the versions of everything that a result depends on."""
     today, accelerator = datetime.now(UTC).date().isoformat(), accel.choose(accel.Setting.AUTO).accelerator
-    said = [_first_line(*argv) for argv in (("containerd", "--version"), ("qemu-system-x86_64", "--version"))]
+    said = [_first_line(*argv) for argv in ((str(containerd), "--version"), ("qemu-system-x86_64", "--version"))]
     own = f"{revision.own()}, Python {platform.python_version()}"
     return f"{today}: {own}, {', '.join(said)}, {accelerator}, {os.cpu_count()} CPUs"
 
 
 def _first_line(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()

@@ -1,5 +1,6 @@
 """``python -m integration.keeper [KILLS] [STREAM_KIB]``: the long form of `test_random`, 1000 deaths and streams of 32 MiB.
 
+``--keeper`` and ``--loop`` say under which keeper and on which event loop; of each pair there is a run of its own.
 In parts; each one's counts are added to what there is. ``--keep`` keeps them in results.json and docs/keeper.md after every
 part, and ``--resume`` goes on with what is kept. ``--minutes`` begins no further part after so long. Exit code 1 when there was a
 complaint.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from integration.keeper import results
 from integration.keeper.results import Run
+from integration.keeper.setups import Keeper, Loop, Setup
 
 
 def main() -> int:
@@ -23,6 +25,8 @@ def main() -> int:
     )
     parser.add_argument("kills", nargs="?", type=int, default=1000)
     parser.add_argument("stream_kib", nargs="?", type=int, default=32768)
+    parser.add_argument("--keeper", choices=list(Keeper), default=Keeper.LAUNCHER, type=Keeper, help="(%(default)s)")
+    parser.add_argument("--loop", choices=list(Loop), default=Loop.UVLOOP, type=Loop, help="(%(default)s)")
     parser.add_argument("--part", type=int, default=100, metavar="KILLS", help="deaths a part (%(default)s)")
     parser.add_argument("--minutes", type=float, default=None, help="begin no part after so long")
     parser.add_argument("--keep", action="store_true", help="write integration/keeper/results.json and docs/keeper.md")
@@ -40,10 +44,10 @@ def main() -> int:
 
 
 def _begun(arguments: argparse.Namespace) -> Run:
-    new = Run(arguments.kills, arguments.stream_kib)
-    if not arguments.resume:
+    new = Run(arguments.kills, arguments.stream_kib, setup=Setup(arguments.keeper, arguments.loop))
+    kept = results.kept().get(new.setup)
+    if not arguments.resume or kept is None:
         return new
-    kept = Run.read(results.FILE.read_text())
     if kept.stream_kib != new.stream_kib:
         sys.exit(f"integration.keeper: the run that is kept has streams of {kept.stream_kib} KiB")
     kept.wanted = new.wanted
@@ -60,11 +64,14 @@ def _part(run: Run, kills: int) -> Run:
             "KATA_SHIMD_SEED": str(run.parts + 1),
             "KATA_SHIMD_RESULT": str(result),
         }
-        argv = [sys.executable, "-m", "pytest", "-q", "integration/keeper/test_random.py"]
+        # A part takes minutes, and is none the worse for it: no dump of its threads.
+        argv = [sys.executable, "-m", "pytest", "-q", "-o", "faulthandler_timeout=0", run.setup.test]
         done = subprocess.run(argv, env={**os.environ, **told}, stdout=subprocess.PIPE, text=True, check=False)
         part = Run.read(result.read_text()) if result.exists() else Run(kills, run.stream_kib)
+    part.wrong += [f"after the run: {line}" for line in done.stdout.splitlines() if line.startswith("ERROR ")]
     if done.returncode != 0 and not part.wrong:
         part.wrong.append(f"part {run.parts + 1} of the run: {done.stdout[-2000:]}")
+    print("".join(f"{one}\n" for one in part.wrong), end="", flush=True)
     return part
 
 

@@ -9,15 +9,16 @@ import pytest
 from integration.harness import image
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
-from integration.harness.pods import Pod, pod_hash
-from integration.keeper.killing import CONFIG, Noticed
+from integration.harness.pods import Pod, factory, pod_hash
+from integration.keeper.killing import Noticed
+from integration.keeper.setups import Keeper, Loop, Setup
 
 
 @pytest.fixture(scope="session")
 def kept(ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) -> Ctr:
     """``ctr`` for pods with a keeper."""
     config = tmp_path_factory.mktemp("config") / "configuration.toml"
-    config.write_text(CONFIG)
+    config.write_text(Setup(Keeper.LAUNCHER, Loop.UVLOOP).configuration() + factory())
     return replace(ctr, config=config)
 
 

@@ -23,15 +23,20 @@ class Installation:
     @classmethod
     def copy(cls, prefix: Path, version: str) -> "Installation":
         """The installation under test under the name of ``version``."""
+        made = cls.lay(prefix, (cls._packages(PREFIX) / _PACKAGE).resolve(), PREFIX / "bin" / LAUNCHER)
+        made.change("__init__.py", '__version__ = "0.1.0"', f'__version__ = "{version}"')
+        return made
+
+    @classmethod
+    def lay(cls, prefix: Path, package: Path, launcher: Path) -> "Installation":
+        """Of these."""
         made = cls(prefix)
         subprocess.run([PREFIX / "bin/python3", "-m", "venv", "--without-pip", "--symlinks", prefix], check=True)
-        shutil.copy2(PREFIX / "bin" / LAUNCHER, prefix / "bin")
+        shutil.copy2(launcher, made.launcher)
         for entry in made._packages(PREFIX).iterdir():
             if entry.name != _PACKAGE:
                 (made._packages(prefix) / entry.name).symlink_to(entry.resolve())
-        ignore = shutil.ignore_patterns("__pycache__", "test_*", "bin")
-        shutil.copytree((made._packages(PREFIX) / _PACKAGE).resolve(), made.package, ignore=ignore)
-        made.change("__init__.py", '__version__ = "0.1.0"', f'__version__ = "{version}"')
+        shutil.copytree(package, made.package, ignore=shutil.ignore_patterns("__pycache__", "test_*", "bin"))
         return made
 
     @staticmethod
@@ -56,6 +61,10 @@ class Installation:
         text = path.read_text()
         assert text.count(old) == 1, (file, old)
         path.write_text(text.replace(old, new))
+
+    def compile(self) -> None:
+        """As an installation does, so that its first daemon need not."""
+        subprocess.run([self.python, "-m", "compileall", "-q", self.package], check=True)
 
     def read_one_state_format(self) -> None:
         """As versions did before the record of state named its writer."""

@@ -14,13 +14,6 @@ from integration.harness.process import Process
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
-CONFIG: Final = """\
-[shimd]
-keeper = "launcher"
-keeper_spare = true
-keeper_deaths = 100000
-"""
-
 #: For a killed daemon's successor to be on record and to serve.
 REBORN: Final = 10.0 * SCALE
 

@@ -17,11 +17,14 @@ from integration.harness.ctr import Ctr, Done
 from integration.harness.pods import Pod
 from integration.harness.scale import SCALE
 from integration.keeper.killing import listing
+from integration.keeper.setups import Setup
 from kata_shimd.errors import HostFailed
 from kata_shimd.ledger import Phase
 
-#: Seconds between two deaths of one daemon, at the least and at the most.
+#: Seconds between two deaths of one daemon, at the least and at the most. Without a spare a daemon starts cold: where the next
+#: death mostly comes before it serves, calls wait for one start after the other, and that is all that is measured.
 PAUSE: Final = (0.05 * SCALE, 0.6 * SCALE)
+PAUSE_COLD: Final = (0.05 * SCALE, 1.5 * SCALE)
 #: A client call may take this long with daemons dying all the time.
 WITHIN: Final = 120.0 * SCALE
 
@@ -41,17 +44,22 @@ class Seen:
         self.calls[what] = self.calls.get(what, 0) + 1
         self.seconds.setdefault(what, []).append(done.seconds)
         if not right:
-            self.wrong.append(f"{what}: {done}"[:600])
+            said = f"{done.out[-200:]} {done.err[-300:]}"
+            self.wrong.append(f"{what}: exit code {done.code} after {done.seconds:.2f} s: {said}")
 
     def longest(self, what: str) -> float:
         return max(self.seconds.get(what, [0.0]))
 
 
 class Load:
-    """``pod_of`` finds a container's pod; ``size`` is of a stream each way, in bytes."""
+    """``pod_of`` finds a container's pod; ``setup`` is what ``ctr`` is to have configured; ``size`` is of a stream each way,
+    in bytes."""
 
-    def __init__(self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], *, size: int, seed: int) -> None:
+    def __init__(
+        self, ctr: Ctr, name: str, pod_of: Callable[[str], Pod], setup: Setup | None = None, *, size: int, seed: int
+    ) -> None:
         self._ctr, self._name, self._pod_of, self._size = ctr, name, pod_of, size
+        self._setup = setup
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._numbers = iter(range(1, 1_000_000))
@@ -59,15 +67,25 @@ class Load:
 
     def run(self, kills: int) -> Seen:
         """Until that many daemons were killed, and what was under way has ended."""
+        pause = PAUSE if self._setup is None or self._setup.spare else PAUSE_COLD
+
+        def kill() -> None:
+            while self.seen.kills < kills:
+                time.sleep(self._random.uniform(*pause))  # the moment of a death is what is being varied
+                self._kill(self._name)
+
+        return self.during(kill)
+
+    def during(self, act: Callable[[], None]) -> Seen:
+        """Until ``act`` has come back, and what was under way has ended."""
         self._ctr.start(self._name, "sh", "-c", "while :; do sleep 86400; done")
         work = (self._list, self._exec, self._stream, self._live)
-        threads = [threading.Thread(target=self._repeat, args=(act,), name=act.__name__, daemon=True) for act in work]
+        threads = [threading.Thread(target=self._repeat, args=(one,), name=one.__name__, daemon=True) for one in work]
         try:
+            self._check_setup()
             for thread in threads:
                 thread.start()
-            while self.seen.kills < kills:
-                time.sleep(self._random.uniform(*PAUSE))  # the moment of a death is what is being varied
-                self._kill(self._name)
+            act()
             self._over.set()
             for thread in threads:
                 thread.join()
@@ -75,6 +93,11 @@ class Load:
             self._over.set()
             self._ctr.remove(self._name)
         return self.seen
+
+    def _check_setup(self) -> None:
+        found = Setup.found(self._pod_of(self._name))
+        if self._setup not in (None, found):
+            self.seen.wrong.append(f"wanted was that {self._setup}; it is that {found}")
 
     def _kill(self, name: str) -> None:
         try:

@@ -20,6 +20,7 @@ from integration.harness.events import Events
 from integration.harness.pods import Pod, pod_hash
 from integration.harness.waiting import eventually
 from integration.keeper.killing import REBORN, Noticed, Stopped, kill_daemon
+from kata_shimd.debug import pods
 
 pytestmark = pytest.mark.vm
 
@@ -53,6 +54,7 @@ def test_an_exec_goes_on_and_its_exit_code_comes_back(
 
 
 def test_verbs_after_a_death(kept: Ctr, container: str, pod_of: Callable[[str], Pod], unnoticed: Noticed) -> None:
+    known = shown(pod_of(container))
     kill_daemon(pod_of(container))
     assert kept.exec(container, "e1", "sh", "-c", "echo out; exit 3").code == 3
     kept("task", "pause", container).ok()
@@ -62,7 +64,14 @@ def test_verbs_after_a_death(kept: Ctr, container: str, pod_of: Callable[[str], 
     kill_daemon(pod_of(container))
     assert kept.tasks()[container][1] == "RUNNING"
     assert kept.exec(container, "e2", "true").code == 0
+    assert shown(pod_of(container)) == known
     unnoticed.deletions = 1
+
+
+def shown(pod: Pod) -> tuple[tuple[str, ...], int | None, str]:
+    """What `kata-shimd ps` has of it that no death changes."""
+    found = pods.load(pod.run_dir, pod.name)
+    return found.containers, found.began_ns, found.phase
 
 
 def test_an_end_while_no_daemon_is_there(

@@ -39,10 +39,10 @@ def begun(log: Path) -> list[dict]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def next_is(kept: Kept, words: list[str | Path], patience: int = 60) -> None:
+def next_is(kept: Kept, words: list[str | Path], patience: int = 60, more: str = "") -> None:
     fd = os.memfd_create("argv")
     os.write(fd, b"".join(os.fsencode(word) + b"\0" for word in words))
-    socket.send_fds(kept.control, [f"NEXT=1\nPATIENCE={patience}".encode()], [fd])
+    socket.send_fds(kept.control, [f"NEXT=1\nPATIENCE={patience}{more}".encode()], [fd])
     os.close(fd)
 
 
@@ -84,6 +84,22 @@ def test_one_that_does_not_settle_is_followed_by_one_of_the_kind_before(
     found.kill()
     eventually("another of them", lambda: len(kept.daemons()) == 2, within=SOON)
     assert len(begun(tmp_path / "next")) == 1, "and it is not tried again"
+
+
+def test_a_keeper_that_comes_in_the_middle_knows_the_way_back(kept: Kept, tmp_path: Path) -> None:
+    """Its own command line is that of the daemon before; the one that is there is another's."""
+    next_is(kept, [sys.executable, "-c", DAEMON, tmp_path / "next"], more="\nBEGUN=1")
+    kept.die()
+    (back,) = eventually("one of the kind before", kept.daemons, within=SOON)
+    assert (back["held"], begun(tmp_path / "next")) == (["listen"], [])
+
+
+def test_one_that_settles_in_the_middle_stays(kept: Kept, tmp_path: Path) -> None:
+    next_is(kept, [sys.executable, "-c", DAEMON, tmp_path / "next"], more="\nBEGUN=1")
+    kept.control.send(f"SETTLED=1\nLAUNCHER={LAUNCHER}".encode())
+    kept.die()
+    eventually("another like it", lambda: len(begun(tmp_path / "next")) == 1, within=SOON)
+    assert kept.daemons() == []
 
 
 @pytest.mark.parametrize("words", [[], ["relative"], ["/nowhere/python3"]], ids=["empty", "relative", "missing"])

@@ -10,11 +10,12 @@ import pytest
 from integration.conftest import PREFIX
 from integration.harness import process
 from integration.harness.ctr import PATIENCE, Ctr
-from integration.harness.pods import Pod
+from integration.harness.pods import Pod, factory
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.keeper.installation import Installation
 from integration.keeper.killing import Hammer, Noticed, kill_daemon, listing
+from integration.keeper.setups import Keeper, Loop, Setup
 from kata_shimd import __version__
 
 pytestmark = pytest.mark.vm
@@ -23,8 +24,12 @@ NEW = "7.8.9"
 
 
 @pytest.fixture
-def container(kept: Ctr, name: str) -> str:
-    kept.start(name, "sh", "-c", "while :; do sleep 86400; done")
+def container(kept: Ctr, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """One that runs; with a parameter, its daemons on this event loop."""
+    config = tmp_path / "configuration.toml"
+    loop = Loop(getattr(request, "param", Loop.UVLOOP))
+    config.write_text(Setup(Keeper.LAUNCHER, loop).configuration() + factory())
+    kept.start(name, "sh", "-c", "while :; do sleep 86400; done", config=config)
     yield name
     kept.remove(name)
 
@@ -50,6 +55,7 @@ def executable(found: process.Process) -> str:
     return Path(f"/proc/{found.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
 
 
+@pytest.mark.parametrize("container", ["asyncio", "uvloop"], indirect=True)
 def test_a_pod_under_load_moves_and_nobody_notices(
     kept: Ctr, container: str, pod_of: Callable[[str], Pod], unnoticed: Noticed, upgrade, tmp_path: Path
 ) -> None:

@@ -123,7 +123,10 @@ def test_a_container_of_a_pod_that_is_being_stopped(shim: Shim):
 @pytest.mark.parametrize(
     ("annotations", "said"),
     [
-        ({TYPE: "pod"}, "find container type"),
+        (
+            {TYPE: "pod"},
+            f'find container type: {TYPE}: "pod" is not one; it is sandbox or container, or is not there at all',
+        ),
         ({TYPE: "container"}, "names no sandbox"),
         ({TYPE: "container", SANDBOX: "../../etc"}, "not an identifier"),
     ],

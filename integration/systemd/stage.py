@@ -80,12 +80,6 @@ class UnitStage(Stage):
         (daemon,) = (line["n"] for line in lines if line.get("what") == "daemon")
         return sum(line["op"] == "made" and line["n"] == daemon for line in lines) - 1
 
-    def configure(self, old: str, new: str) -> None:
-        config = self.root / "configuration.toml"
-        text = config.read_text()
-        assert old in text
-        config.write_text(text.replace(old, new))
-
     def kill_daemon(self) -> None:
         """SIGKILL; returns when another serves."""
         before, served = self.pid("daemon"), self.served()

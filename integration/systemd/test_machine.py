@@ -1,37 +1,36 @@
 """The whole of it: systemd, containerd as its service, a pod that is a unit, and a machine."""
 
-import secrets
-from collections.abc import Iterator
+import json
+import os
+import shutil
+from dataclasses import replace
 
 import pytest
 
-from integration.harness import image, pods, process
-from integration.harness.ctr import KATA, PATIENCE, Ctr
+from integration.harness import pods, process
+from integration.harness.ctr import PATIENCE, Ctr
 from integration.harness.waiting import eventually
+from integration.keeper.installation import Installation
 from integration.keeper.killing import Hammer, Noticed, listing
-from integration.systemd.containerd import ServiceContainerd
 from integration.systemd.manager import Systemd
 from integration.systemd.stage import REBORN
+from kata_shimd import __version__
 
 pytestmark = pytest.mark.vm
 
 
-@pytest.fixture(scope="module")
-def ctr(systemd: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctr]:
-    """A client of a containerd that is a service."""
-    directory = tmp_path_factory.mktemp("image")
-    guest = pods.guest_config(directory)
+@pytest.fixture
+def ctr(systemd: Systemd, ctr: Ctr) -> Ctr:
+    """For pods that systemd keeps, with a monitor that has to answer soon."""
+    guest = os.environ.get("KATA_SHIMD_GUEST")
     config = systemd.root / "configuration.toml"
     config.write_text(
         "[shimd]\n"
-        + (guest.read_text().partition("\n")[2] if guest else "")
+        + (f'guest_dir = "{guest}"\n' if guest else "")
         + 'keeper = "auto"\n[shimd.timeouts]\nqmp = 2\n'
+        + pods.BOOTED
     )
-    image.write_image(systemd.root / "image.tar")
-    with ServiceContainerd(systemd) as containerd:
-        client = Ctr(containerd, f"t{secrets.token_hex(4)}", KATA, image.NAME, config)
-        client("image", "import", systemd.root / "image.tar").ok()
-        yield client
+    return replace(ctr, config=config)
 
 
 class Unit:
@@ -84,6 +83,39 @@ def test_deaths_and_containerds_restart_are_not_noticed(systemd: Systemd, ctr: C
     assert "exit code 137" in ctr.delete_task(name).ok().err
     ctr("containers", "delete", name).ok()
     eventually("nothing left", unit.is_gone, within=PATIENCE)
+
+
+def test_another_installation_goes_on_in_the_unit(systemd: Systemd, ctr: Ctr, name: str) -> None:
+    unit = Unit(systemd, ctr, name)
+    newer = Installation.copy(systemd.root / "new", "7.8.9")
+    ctr.start(name, "sh", "-c", "while :; do sleep 86400; done")
+    noticed = Noticed(ctr.containerd)
+    with Hammer(listing(ctr, {name: "RUNNING"})) as listed:
+        words = [
+            newer.python,
+            "-I",
+            "-m",
+            "kata_shimd.cli",
+            "upgrade",
+            name,
+            "--run-dir",
+            systemd.run_dir,
+            "-o",
+            "json",
+        ]
+        done = systemd.run(words, within=PATIENCE)
+        assert done.returncode == 0, done
+    assert json.loads(done.stdout)["pods"][0]["result"] == "upgraded"
+    assert (listed.failures(), noticed.complaints()) == ([], [])
+    for command in ("ExecStart", "ExecStopPost"):
+        assert f"path={newer.launcher} ;" in systemd.show(unit.name, command)
+    unit.kill_daemon()
+    versions = [event["version"] for event in unit.pod.journal() if event["event"] == "daemon"]
+    assert versions == [__version__, "7.8.9", "7.8.9"]
+    assert ctr.exec(name, "e", "echo", "here").ok().out == "here"
+    ctr.remove(name)
+    eventually("nothing left", unit.is_gone, within=PATIENCE)
+    shutil.rmtree(newer.prefix)
 
 
 def test_a_machine_that_is_stopped_is_a_lost_task(systemd: Systemd, ctr: Ctr, name: str) -> None:

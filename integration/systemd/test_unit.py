@@ -135,6 +135,17 @@ def test_the_units_are_what_systemd_takes(systemd: Systemd, tmp_path_factory: py
     directory.rmdir()
 
 
+def test_the_check_knows_that_pods_are_units(systemd: Systemd) -> None:
+    command = [PREFIX / "bin/python3", "-m", "kata_shimd.cli", "check", "-o", "json", "--config"]
+    config = systemd.root / "check.toml"
+    for keeper, verdict in (("auto", "pass"), ("systemd", "pass"), ("launcher", "fail")):
+        config.write_text(f'[shimd]\nkeeper = "{keeper}"\n')
+        done = systemd.run([*command, config])
+        (row,) = (row for row in json.loads(done.stdout)["checks"] if row["name"] == "systemd")
+        assert (row["verdict"], row["fix"] == "") == (verdict, verdict == "pass"), row
+    config.unlink()
+
+
 def test_install_and_remove(systemd: Systemd) -> None:
     directory = systemd.root / "etc"
     directory.mkdir()

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from integration.harness import cni, process
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
 from integration.harness.pods import Pod, pod_hash
+from integration.harness.sandbox import sandbox
 from integration.harness.scale import SCALE
 from integration.net.conftest import bridge_of
 from integration.net.test_reach import PYTHON
-from integration.template.conftest import Templates
+from integration.template.conftest import GUEST, Templates
 
 pytestmark = pytest.mark.vm
 
@@ -90,42 +92,58 @@ def network(host: Host) -> Iterator[cni.Network]:
     yield from bridge_of(host, "kt1", "10.89.0.0/24")
 
 
-def test_two_clones_differ_in_everything(template: Templates, host: Host, network: cni.Network, name: str) -> None:
+def test_two_clones_differ_in_everything(standing: Templates, host: Host, network: cni.Network, name: str) -> None:
     names = (f"{name}-a", f"{name}-b")
     who, secrets, clocks = [], set(), []
     for each in names:
-        with cni.namespace(host, each[-12:], network) as netns, clone(template, each, netns) as client:
+        with cni.namespace(host, each[-12:], network) as netns, clone(standing, each, netns) as client:
             who.append(said(client))
-            secrets.add(secret(template.ctr, each))
+            secrets.add(secret(standing.ctr, each))
             clocks.append(ahead(client))
-    assert all(template.is_cloned(each) for each in names)
+    assert all(standing.is_cloned(each) for each in names)
     assert [key for key in who[0] if who[0][key] == who[1][key]] == []
     assert len(secrets) == 2
     assert all(abs(offset) <= 0.05 + uncertain for offset, uncertain in clocks), clocks
     print("clocks ahead by", [f"{offset * 1000:.1f} ms ± {uncertain * 1000:.1f}" for offset, uncertain in clocks])
 
 
-def test_what_one_clone_writes_to_its_memory_no_other_sees(template: Templates, name: str) -> None:
-    before = (template.directory / "state").read_bytes(), (template.directory / "memory").stat()
-    template.run(
+def test_clones_have_the_host_names_of_their_pods(
+    standing: Templates, rootfs_dir: Path, tmp_path: Path, name: str
+) -> None:
+    for hostname in ("one", "another"):
+        with sandbox(standing.ctr, name, rootfs_dir, tmp_path, config=standing.config, hostname=hostname) as pod:
+            assert pod.ctr.exec(pod.id, "e", "hostname").ok().out == hostname
+            assert standing.is_cloned(pod.id)
+
+
+def test_the_guest_has_no_machine_id_that_clones_could_share() -> None:
+    listed = subprocess.run(["unsquashfs", "-l", GUEST / "rootfs.img"], check=True, capture_output=True, text=True)
+    files = listed.stdout.splitlines()
+    assert "squashfs-root/usr/bin/mount" in files
+    assert [file for file in files if file.endswith("/machine-id")] == []
+
+
+def test_what_one_clone_writes_to_its_memory_no_other_sees(standing: Templates, name: str) -> None:
+    before = (standing.directory / "state").read_bytes(), (standing.directory / "memory").stat()
+    standing.run(
         f"{name}-a", "sh", "-c", "dd if=/dev/urandom of=/dev/shm/x bs=1M count=16; cat /dev/shm/x | wc -c"
     ).ok()
-    after = (template.directory / "state").read_bytes(), (template.directory / "memory").stat()
-    assert template.is_cloned(f"{name}-a")
+    after = (standing.directory / "state").read_bytes(), (standing.directory / "memory").stat()
+    assert standing.is_cloned(f"{name}-a")
     assert before == after
 
 
-def test_ready_is_sooner_than_a_boot_of_the_same(template: Templates, name: str) -> None:
+def test_ready_is_sooner_than_a_boot_of_the_same(standing: Templates, name: str) -> None:
     """That it is a clone at all; by how much it is sooner is the benchmark's."""
-    cold = template.config.with_name("cold.toml")
-    cold.write_text(template.config.read_text().replace("enable_template = true", "enable_template = false"))
+    cold = standing.config.with_name("cold.toml")
+    cold.write_text(standing.config.read_text().replace("enable_template = true", "enable_template = false"))
     spent = {True: [], False: []}
     for number in range(2):
-        for cloned, config in ((True, template.config), (False, cold)):
+        for cloned, config in ((True, standing.config), (False, cold)):
             each = f"{name}-{number}-{cloned}".lower()
-            template.ctr.run(each, "true", config=config).ok()
-            events = template.journal(each)
+            standing.ctr.run(each, "true", config=config).ok()
+            events = standing.journal(each)
             began = next(event["t"] for event in events if event["event"] == "accelerator")
             spent[cloned].append(next(event["t"] for event in events if event["event"] == "agent-ready") - began)
-            assert template.is_cloned(each) is cloned
+            assert standing.is_cloned(each) is cloned
     assert statistics.median(spent[True]) < statistics.median(spent[False])

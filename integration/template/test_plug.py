@@ -63,6 +63,7 @@ async def cloned(site: Site, path: Path, group: asyncio.TaskGroup) -> Machine:
     where = TemplateSite(path=path, run_dir=site.run, launcher=LAUNCHER, budgets=BUDGETS, deadlines=DEADLINES)
     ground = await machine.prepare(spec(), site.pod_dir, site.ledger, site.journal, BUDGETS)
     templates = Templates(where, group, site.journal.write)
+    await templates.make(spec())
     vm = await templates.clone(spec(), ground, site.ledger, site.journal, site.gate, None)
     assert vm is not None, site.events("template-failed") + site.events("clone-failed")
     return vm

@@ -46,6 +46,17 @@ def readonly_bind_is_readonly_wherever_it_is_propagated(ledger, here):
     refused(lambda: (here / "copy/below/file").touch())
 
 
+def readonly_reaches_what_is_mounted_below_when_asked(ledger, here):
+    (here / "source/below").mkdir()
+    mounts.mount(ledger, Mount("tmpfs", "tmpfs"), here / "source/below")
+    mounts.bind(ledger, here / "source", here / "target", readonly=True)
+    (here / "target/below/file").touch()
+    (here / "all").mkdir()
+    mounts.mount(ledger, Mount("bind", str(here / "source"), ("rbind", "ro", "rro")), here / "all")
+    refused(lambda: (here / "all/below/other").touch())
+    (here / "source/below/other").touch()
+
+
 def flags_of_a_bind(ledger, here):
     mounts.mount(ledger, Mount("tmpfs", "tmpfs", ("noatime",)), here / "source")
     words = ("bind", "nosuid", "noexec", "nodiratime", "relatime")
@@ -135,6 +146,7 @@ CASES = {
         bind_of_a_file,
         readonly_bind_keeps_the_sources_other_flags,
         readonly_bind_is_readonly_wherever_it_is_propagated,
+        readonly_reaches_what_is_mounted_below_when_asked,
         flags_of_a_bind,
         plain_bind_leaves_out_what_is_mounted_below,
         filesystem_options_reach_the_filesystem,

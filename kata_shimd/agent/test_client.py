@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from kata_shimd import wire
+from kata_shimd.agent import client
 from kata_shimd.agent.client import AgentClient, Deadlines
 from kata_shimd.api import agent as pb
 from kata_shimd.api import agent_types as types
@@ -205,6 +206,18 @@ async def test_a_copy_is_given_randomness_and_then_the_time():
     assert seed.data == b"seed" * 128
     assert before <= clock.sec * 1_000_000 + clock.usec <= time.time_ns() // 1000
     assert 0 <= clock.usec < 1_000_000
+
+
+async def test_time_that_was_long_on_its_way_is_told_again(monkeypatch):
+    guest = Guest(ReseedRandomDev=wkt.Empty(), SetGuestDateTime=wkt.Empty())
+    monkeypatch.setattr(client, "PRECISE", -1.0)
+    await talk(guest, lambda agent: agent.become_another(b"seed"))
+    assert len(guest.requests) == 1 + client.TELLS
+
+
+async def test_a_copy_that_does_not_become_another_is_told_plainly():
+    with pytest.raises(AgentRefused):
+        await talk(Guest(ReseedRandomDev=wkt.Empty()), lambda agent: agent.become_another(b"seed"))
 
 
 async def test_an_agent_that_cannot_be_copied_says_so():

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from kata_shimd import __version__, vmspec
+from kata_shimd.cli import systemd
 from kata_shimd.cli.config import env_path
 from kata_shimd.cli.output import FAILED, OK, add_output, add_run_dir
 from kata_shimd.config.load import Examined, examine
-from kata_shimd.debug import check, check_host, check_programs
+from kata_shimd.debug import check, check_host, check_programs, check_systemd
 from kata_shimd.debug.check import Answer, Check, Scene
 from kata_shimd.vm import accel, virtiofsd
 
@@ -43,10 +44,11 @@ CHECKS: Final[dict[str, Check]] = {
     "guest": check_programs.guest,
     "containerd": check_programs.containerd,
     "runtime": check_programs.runtime,
+    "systemd": check_systemd.systemd,
     "cgroups": check_host.cgroups,
     "vsock": check_host.vsock,
     "devices": check_host.devices,
-    "mounts": check_host.propagation,
+    "mounts": check_host.mounts,
     "run-directory": check_host.run_directory,
     "memory-free": check_host.memory,
     "descriptors": check_host.descriptors,
@@ -79,6 +81,7 @@ def _scene(config: Path | None, run_dir: Path) -> Scene:
         kvm_obstacle=lambda: accel.kvm_obstacle(accel.Host()),
         virtiofsd=lambda said: "C" if virtiofsd.dialect(said) is virtiofsd.Dialect.C else "Rust",
         transport=transport,
+        unit=systemd.texts(Path(sys.executable).parent)[systemd.POD],
         devices=(*DEVICES, *([VSOCK_DEVICE] if transport == "vsock" else [])),
     )
 

@@ -14,12 +14,14 @@ from kata_shimd import assembly
 from kata_shimd.cli.config import env_path
 from kata_shimd.cli.output import FAILED, OK, SCHEMA_VERSION, add_output, add_run_dir, table
 from kata_shimd.config.load import Loaded, load
-from kata_shimd.config.model import Accelerator
+from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.errors import FailedPrecondition, HostFailed, ShimError
-from kata_shimd.templates import Templates, unfit
+from kata_shimd.ordering import NICE, Order, make_room
+from kata_shimd.templates import Site, Templates, unfit
 from kata_shimd.vm import accel
+from kata_shimd.vm.spec import VmSpec
 from kata_shimd.vm.template import key
-from kata_shimd.vm.template.store import Listed, Store
+from kata_shimd.vm.template.store import Listed, Refused, Store
 from kata_shimd.vmspec import vm_spec
 
 LAUNCHER: Final = "containerd-shim-kata-v2"
@@ -30,54 +32,91 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "template",
         help="make, list and remove what pods are cloned from",
-        description="A template is a guest that was booted once. With factory.enable_template a pod makes the one it needs when "
-        "that is missing; `build` makes it ahead, for pods whose annotations do not change their machine.",
+        description="A template is a guest that was booted once. With factory.enable_template one that a pod misses is made beside "
+        "it; `build` makes it ahead, for pods whose annotations do not change their machine.",
     )
     parser.add_argument("action", choices=("build", "ls", "rm"))
     parser.add_argument("key", nargs="*", help="what to remove, all without one")
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration in place of the one that pods find")
+    parser.add_argument("--order", type=Path, metavar="FILE", help=argparse.SUPPRESS)  # as a pod's daemon has it
     add_output(parser)
     add_run_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.order is not None:
+        return _made_to_order(Order.parse(args.order.read_bytes()), args.run_dir.absolute())
     loaded = load(args.config.absolute() if args.config else None, b"", env_path(), {})
     store = Store(loaded.config.factory.template_path)
     match args.action:
         case "build":
-            return asyncio.run(_build(loaded, store, args.run_dir.absolute()))
+            return _build(loaded, store, args.run_dir.absolute())
         case "rm":
             return _remove(store, args.key)
         case _:
             return _list(store, args.output)
 
 
-async def _build(loaded: Loaded, store: Store, run_dir: Path) -> int:
-    config = loaded.config
-    choice = accel.choose(accel.Setting(config.shimd.accelerator.value))
-    timeouts = config.deadlines(Accelerator(choice.accelerator.value))
-    spec = vm_spec("template", config, choice)
+def _build(loaded: Loaded, store: Store, run_dir: Path) -> int:
+    spec, timeouts = _machine(loaded)
     if why := unfit(spec):
         raise FailedPrecondition("make template", str(spec.image), why)
     store.begin()
     name, begun = key.name(key.inputs(spec)), time.monotonic()
-    failure: ShimError | None = None
-    async with asyncio.TaskGroup() as group:
-        templates = Templates(
-            assembly.template_site(store.path, run_dir, _launcher(), timeouts), group, lambda *_, **__: None
-        )
-        try:
-            with store.making(name) as ours:
-                if not ours:
-                    raise FailedPrecondition("make template", name, "somebody else is making it")
-                used = await templates.make(spec)
-        except ShimError as error:  # raised again outside: the group would wrap it
-            failure = error
-    if failure is not None:
-        raise failure
+    with store.making(name) as ours:
+        if not ours:
+            raise FailedPrecondition("make template", name, "somebody else is making it")
+        used = asyncio.run(_make(spec, assembly.template_site(store.path, run_dir, _launcher(), timeouts)))
     store.forgive(name)
     print(f"{name}  {used >> 20} MiB for each clone to copy, made in {time.monotonic() - begun:.1f} s")
     return OK
+
+
+def _made_to_order(order: Order, run_dir: Path) -> int:
+    """For a pod's daemon, unless it has been made meanwhile. What comes to nothing is not tried again for a while."""
+    os.nice(NICE)
+    loaded = order.told.load()
+    spec, timeouts = _machine(loaded)
+    store = Store(loaded.config.factory.template_path)
+    with store.making(order.key) as ours:
+        if not ours or _is_there(store, order.key):
+            return OK
+        try:
+            if key.name(key.inputs(spec)) != order.key:
+                raise FailedPrecondition("make template", order.key, "by now such a pod would have another")
+            make_room(store, spec.memory_mib)
+            asyncio.run(_make(spec, assembly.template_site(store.path, run_dir, _launcher(), timeouts)))
+        except Exception as error:
+            store.failed(order.key, str(error))
+            raise
+    return OK
+
+
+def _is_there(store: Store, name: str) -> bool:
+    """Whole, that is; what is not is replaced."""
+    try:
+        found = store.find(name)
+    except Refused:
+        return False
+    if found is not None:
+        os.close(found.memory)
+    return found is not None
+
+
+def _machine(loaded: Loaded) -> tuple[VmSpec, Timeouts]:
+    choice = accel.choose(accel.Setting(loaded.config.shimd.accelerator.value))
+    timeouts = loaded.config.deadlines(Accelerator(choice.accelerator.value))
+    return vm_spec("template", loaded.config, choice), timeouts
+
+
+async def _make(spec: VmSpec, site: Site) -> int:
+    failure: ShimError | None = None
+    async with asyncio.TaskGroup() as group:
+        try:
+            return await Templates(site, group, lambda *_, **__: None).make(spec)
+        except ShimError as error:  # raised again outside: the group would wrap it
+            failure = error
+    raise failure
 
 
 def _launcher() -> Path:

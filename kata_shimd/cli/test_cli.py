@@ -314,6 +314,20 @@ def test_upgrade_of_a_pod_whose_daemon_is_not_reached(installed, tmp_path, capsy
     assert row[5].startswith("reach daemon: ")
 
 
+def test_upgrade_of_a_pod_that_ends_meanwhile_is_no_failure(installed, tmp_path, capsys):
+    write_ledger(tmp_path)
+    write_journal(tmp_path, [DAEMON, ("daemon-ended", {})])
+    assert run("upgrade", POD, "--run-dir", tmp_path) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[4] == "ended"
+
+
+def test_upgrade_of_a_pod_whose_name_ended_before_and_which_is_not_reached(installed, tmp_path, capsys):
+    write_ledger(tmp_path)
+    write_journal(tmp_path, [DAEMON, ("daemon-ended", {}), DAEMON])
+    assert run("upgrade", POD, "--run-dir", tmp_path) == 1
+    assert capsys.readouterr().out.splitlines()[1].split()[4] == "refused"
+
+
 def test_upgrade_from_where_nothing_is_installed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
     assert run("upgrade", "--all", "--run-dir", tmp_path) == 1

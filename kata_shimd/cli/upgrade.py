@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kata_shimd import __version__
+from kata_shimd.cli import units
 from kata_shimd.cli.output import FAILED, NOT_RUNNING, OK, SCHEMA_VERSION, add_output, add_run_dir, complain, table
 from kata_shimd.debug import pods
 from kata_shimd.errors import FailedPrecondition, InvalidArgument, NotFound, ShimError
@@ -26,13 +27,19 @@ PATIENCE: Final = 60
 
 class Result(StrEnum):
     """UPGRADED: it runs this installation's code. CURRENT: it did already. REFUSED: nothing has happened. BACK: the new daemon
-    was tried, and one of the old version serves again. UNKNOWN: nobody answered in time."""
+    was tried, and one of the old version serves again. ENDED: the pod did, by itself, before it was moved. UNKNOWN: nobody answered
+    in time."""
 
     UPGRADED = "upgraded"
     CURRENT = "current"
     REFUSED = "refused"
     BACK = "back"
+    ENDED = "ended"
     UNKNOWN = "unknown"
+
+
+#: Nothing is left to be done.
+DONE: Final = (Result.UPGRADED, Result.CURRENT, Result.ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
             return _not_running(pod)
     outcomes = asyncio.run(_each(chosen, python, launcher, args.within))
     _print(outcomes, args.output)
-    return OK if all(outcome.result in (Result.UPGRADED, Result.CURRENT) for outcome in outcomes) else FAILED
+    units.follow((one.hash for one in outcomes if one.result in (Result.UPGRADED, Result.CURRENT)), launcher)
+    return OK if all(outcome.result in DONE for outcome in outcomes) else FAILED
 
 
 def installation() -> tuple[str, str]:

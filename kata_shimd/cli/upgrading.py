@@ -12,13 +12,13 @@ from typing import Final, TypeVar
 
 from betterproto2 import Message
 
-from kata_shimd import wire
+from kata_shimd import journal, wire
 from kata_shimd.api import pod as pb
 from kata_shimd.api.descriptors import MethodDescriptor
 from kata_shimd.api.services import pod as rpcs
 from kata_shimd.cli.upgrade import Outcome, Result
 from kata_shimd.debug import pods
-from kata_shimd.errors import Code, DeadlineExceeded, FailedPrecondition, Unavailable, Unimplemented
+from kata_shimd.errors import Code, DeadlineExceeded, FailedPrecondition, ShimError, Unavailable, Unimplemented
 from kata_shimd.ttrpc import Client, RpcError
 
 Req = TypeVar("Req", bound=Message)
@@ -31,14 +31,42 @@ _ASK_SECONDS: Final = 10.0
 _CHECK_SECONDS: Final = 90.0
 #: For a daemon of the version before to take over again, after one that failed.
 _BACK_SECONDS: Final = 60.0
+#: For a pod that stops to have ended: its machine and its events have their own budgets.
+_END_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.1
+#: A daemon's last event.
+ENDED: Final = "daemon-ended"
 
 
 async def move(pod: pods.Pod, python: str, launcher: str, patience: int) -> Outcome:
-    """Ask for it, and wait until a daemon has the pod again, whichever.
+    """Ask for it, and wait until a daemon has the pod again, whichever. A pod that ends meanwhile, as pods do, is no failure.
 
     :raises ShimError: it was refused, and nothing has happened
     """
+    ended = Outcome(pod.name, pod.sandbox_id, "", "", Result.ENDED)
+    try:
+        outcome = await _moved(pod, python, launcher, patience)
+    except ShimError:
+        if await _has_ended(pod):
+            return ended
+        raise
+    return ended if outcome.result is Result.UNKNOWN and await _has_ended(pod) else outcome
+
+
+async def _has_ended(pod: pods.Pod) -> bool:
+    """Whether it did as a pod that was told to: its daemon says so at the very end. Of one that was given up nobody does."""
+    until = time.monotonic() + _END_SECONDS
+    while time.monotonic() < until:
+        events = journal.read(pod.journal)
+        last = next((event["event"] for event in reversed(events) if event["event"] in ("daemon", ENDED)), "")
+        if last == ENDED or pods.load(pod.run_dir, pod.name).phase is not pods.Phase.STOPPING:
+            return bool(last == ENDED)
+        await asyncio.sleep(_POLL_SECONDS)
+    return False
+
+
+async def _moved(pod: pods.Pod, python: str, launcher: str, patience: int) -> Outcome:
+    """:raises ShimError: it was refused, and nothing has happened"""
     async with Client(_connected(pod)) as client:
         before = await _describe(client, pod)
         asked = pb.UpgradeRequest(python=python, launcher=launcher, patience=patience)

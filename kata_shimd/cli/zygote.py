@@ -22,10 +22,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kata_shimd import zygote
+    from kata_shimd import rehearsal, zygote
 
     logging.basicConfig(level=logging.INFO, format="kata-shimd zygote: %(message)s", stream=sys.stderr)
-    serving = zygote.Zygote(args.run_dir, zygote.warm())
+    serving = zygote.Zygote(args.run_dir, zygote.warm(), rehearsal.in_child)
     signal.signal(signal.SIGTERM, _leave)
     _say_ready()
     try:

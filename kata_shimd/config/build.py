@@ -34,14 +34,19 @@ Values = dict[str, Any]
 DERIVED: Final = Origin(Layer.DEFAULT, "of shimd.guest_dir")
 
 
+_ROWS: Final = tuple((key, key.dotted, key.path) for key in KEYS)
+#: What `_value` says of keys that nobody sets. They never change, and most keys are set by nobody.
+_defaults: dict[KeyPath, Any] = {}
+
+
 def build(layers: Layers) -> tuple[Config | None, dict[str, Origin]]:
     """The tree, or None when ``layers.problems`` has an error; and the origin of every value, by dotted key."""
     complain = layers.problems.append
     for path, sourced in layers.values.items():
         if path not in BY_PATH:
             complain(_unknown(path, sourced))
-    values = {key.dotted: value for key in KEYS if (value := _value(key, layers)) is not ABSENT}
-    origin = {key.dotted: layers.values.get(key.path, Sourced(None, DEFAULT)).origin for key in KEYS}
+    values = {dotted: value for key, dotted, path in _ROWS if (value := _value(key, path, layers)) is not ABSENT}
+    origin = {dotted: _origin(layers.values.get(path)) for _, dotted, path in _ROWS}
     _derive(values, origin, layers)
     if any(problem.severity is Severity.ERROR and not problem.unknown for problem in layers.problems):
         return None, origin
@@ -61,9 +66,22 @@ def _unknown(path: KeyPath, sourced: Sourced) -> Problem:
     return Problem(sourced.origin, dotted, "nobody knows this key", suggest_key(dotted), unknown=True)
 
 
-def _value(key: Key, layers: Layers) -> Any:
+def _origin(sourced: Sourced | None) -> Origin:
+    return DEFAULT if sourced is None else sourced.origin
+
+
+def _value(key: Key, path: KeyPath, layers: Layers) -> Any:
     """The typed value of a key; ABSENT when it is to be derived, not stored, or wrong."""
-    sourced = layers.values.get(key.path)
+    sourced = layers.values.get(path)
+    if sourced is None and path in _defaults:
+        return _defaults[path]
+    value = _read(key, sourced, layers)
+    if sourced is None and value is not ABSENT:
+        _defaults[path] = value
+    return value
+
+
+def _read(key: Key, sourced: Sourced | None, layers: Layers) -> Any:
     raw = key.default if sourced is None else sourced.value
     if raw is ABSENT:
         return ABSENT

@@ -57,7 +57,7 @@ SHIMD_KEYS: Final[tuple[Key, ...]] = (
     ),
     S.acts("keeper_spare", BOOL, False, "the next daemon is started ahead: quicker, for its memory", kata=ABSENT),
     S.acts("keeper_deaths", between(0, 1_000_000), 10, "more deaths of daemons than this end the pod ...", kata=ABSENT),
-    S.acts("keeper_seconds", between(1, 86_400, unit="seconds"), 10, "... within this time", kata=ABSENT),
+    S.acts("keeper_seconds", between(1, 86_400, unit="seconds"), 120, "... within this time", kata=ABSENT),
     S.acts(
         "attach",
         choice(AttachSetting),

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -94,6 +95,7 @@ def parse_regexes(value: object) -> tuple[str, ...]:
     return patterns
 
 
+@lru_cache
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """A regular expression, or ``ValueError``."""
     try:

@@ -28,13 +28,26 @@ MAX_DROP_INS: Final = 256
 KeyPath = tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as it was read."""
+
+    path: Path
+    layer: Layer
+    data: bytes
+
+
 @dataclass(slots=True)
 class Layers:
     """What has been read so far: values by key path, the files in order, what was wrong with them."""
 
     values: dict[KeyPath, Sourced] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
+    contents: list[File] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.contents)
 
     def add_file(self, path: Path, layer: Layer) -> None:
         """Lay a file over what is there. A file that cannot be read is a problem."""
@@ -44,8 +57,12 @@ class Layers:
             why = error.strerror if isinstance(error, OSError) else error
             self.problems.append(Problem(Origin(layer, str(path)), "", f"cannot be read: {why}"))
             return
-        self.files.append(path)
-        self.add(data, Origin(layer, str(path)))
+        self.add_read(File(path, layer, data))
+
+    def add_read(self, file: File) -> None:
+        """Lay a file over what is there that has been read already."""
+        self.contents.append(file)
+        self.add(file.data, Origin(file.layer, str(file.path)))
 
     def add(self, data: bytes, origin: Origin) -> None:
         """Lay TOML over what is there."""
@@ -64,9 +81,22 @@ def read(files: Path | None, body: bytes) -> Layers:
     layers = Layers()
     if files:
         _read_file(layers, files)
+    _add_body(layers, body)
+    return layers
+
+
+def read_again(files: Sequence[File], body: bytes) -> Layers:
+    """What `read` came to when it read ``files``."""
+    layers = Layers()
+    for file in files:
+        layers.add_read(file)
+    _add_body(layers, body)
+    return layers
+
+
+def _add_body(layers: Layers, body: bytes) -> None:
     if body:
         layers.add(body, Origin(Layer.OPTION, "config_body"))
-    return layers
 
 
 def find(config_path: Path | None, env_path: Path | None, search: Sequence[Path]) -> Path | None:

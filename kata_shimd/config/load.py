@@ -8,14 +8,14 @@ than ``InvalidArgument`` for whatever the layers hold.
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from kata_shimd.config.annotations import add_annotations
 from kata_shimd.config.build import build
-from kata_shimd.config.layers import SEARCH, Layers, find, read
+from kata_shimd.config.layers import SEARCH, File, Layers, find, read, read_again
 from kata_shimd.config.model import Config
 from kata_shimd.config.origin import Origin, Problem, Severity
 from kata_shimd.errors import InvalidArgument
@@ -25,13 +25,32 @@ MAX_SHOWN: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a pod was told of its configuration: the arguments of `load`, for somebody else who is to come to the same."""
+
+    config_path: Path | None = None
+    config_body: bytes = b""
+    env_path: Path | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def load(self) -> "Loaded":
+        return load(self.config_path, self.config_body, self.env_path, self.annotations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The configuration, where each value came from (by dotted key), what to warn of, and the files read, in order."""
+    """The configuration, where each value came from (by dotted key), what to warn of, the files read, in order, and from what
+    all of it followed."""
 
     config: Config
     origin: Mapping[str, Origin]
     warnings: tuple[str, ...]
-    files: tuple[Path, ...]
+    contents: tuple[File, ...]
+    told: Told = Told()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.contents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +60,11 @@ class Examined:
     config: Config | None
     origin: Mapping[str, Origin]
     problems: tuple[Problem, ...]
-    files: tuple[Path, ...]
+    contents: tuple[File, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.contents)
 
 
 def load(
@@ -51,17 +74,20 @@ def load(
     annotations: Mapping[str, str],
     *,
     search: Sequence[Path] = SEARCH,
+    recorded: Sequence[File] | None = None,
 ) -> Loaded:
-    """The configuration of a pod. ``annotations`` are the sandbox's; other containers' must not be passed.
+    """The configuration of a pod. ``annotations`` are the sandbox's; other containers' must not be passed. With ``recorded`` these
+    are the files, and none is read.
 
     Raises ``InvalidArgument`` with everything that is wrong, each with its file, line and key or its annotation.
     """
-    found = examine(config_path, config_body, env_path, annotations, search=search)
+    found = examine(config_path, config_body, env_path, annotations, search=search, recorded=recorded)
     strict = found.config is not None and found.config.shimd.strict
     errors, warnings = _judge(found.problems, strict=strict)
     if errors or found.config is None:
         raise _refusal(errors or warnings, found.files)
-    return Loaded(config=found.config, origin=found.origin, warnings=warnings, files=found.files)
+    told = Told(config_path=config_path, config_body=config_body, env_path=env_path, annotations=annotations)
+    return Loaded(config=found.config, origin=found.origin, warnings=warnings, contents=found.contents, told=told)
 
 
 def examine(
@@ -71,16 +97,20 @@ def examine(
     annotations: Mapping[str, str],
     *,
     search: Sequence[Path] = SEARCH,
+    recorded: Sequence[File] | None = None,
 ) -> Examined:
     """As ``load``, but returns the problems instead of judging them; raises nothing."""
-    layers: Layers = read(find(config_path, env_path, search), config_body)
+    if recorded is None:
+        layers: Layers = read(find(config_path, env_path, search), config_body)
+    else:
+        layers = read_again(recorded, config_body)
     add_annotations(layers, annotations)
     config, origin = build(layers)
     return Examined(
         config=config,
         origin=MappingProxyType(origin),
         problems=tuple(layers.problems),
-        files=tuple(layers.files),
+        contents=tuple(layers.contents),
     )
 
 

@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,23 +37,33 @@ class Daemon:
 
 
 class Attach:
-    """Owns the listening socket and its threads, which end with the process."""
+    """Owns the listening socket and its threads, which end with the process. ``wanted``: whether SIGUSR2 turns it on."""
 
-    def __init__(self, directory: Path, daemon: Daemon) -> None:
+    def __init__(self, directory: Path, daemon: Daemon, *, wanted: bool = True) -> None:
         self._daemon = daemon
-        self._socket = _bound(directory / SOCKET)
-        self._on = False
+        # Threads begin with an empty one, and what is logged of a session is to say of which pod.
+        self._context = copy_context()
+        self._bound = self._asked = self._on = False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if wanted:
+            # Before there is a path to connect to: who finds that nobody listens there sends the signal. A plain handler, not the
+            # loop's: it runs although the loop is blocked in Python.
+            signal.signal(signal.SIGUSR2, self.turn_on)
+        _bind(self._socket, directory / SOCKET)
+        self._bound = True
+        if self._asked:
+            self.turn_on()
 
     def turn_on(self, *_signal: object) -> None:
         """Listen. Idempotent, and fit for a signal handler."""
-        if not self._on:
+        self._asked = True
+        if self._bound and not self._on:
             self._on = True
             self._socket.listen(_BACKLOG)
-            threading.Thread(target=self._serve, name="attach", daemon=True).start()
+            self._in_thread("attach", self._serve)
 
-    def on_signal(self) -> None:
-        """SIGUSR2 turns it on. A plain handler, not the loop's: it runs although the loop is blocked in Python."""
-        signal.signal(signal.SIGUSR2, self.turn_on)
+    def _in_thread(self, name: str, target: Callable[[], None]) -> None:
+        threading.Thread(target=self._context.copy().run, args=(target,), name=name, daemon=True).start()
 
     def _serve(self) -> None:
         from kata_shimd.debug.session import Session  # an interpreter costs memory; most pods never need one
@@ -64,7 +75,7 @@ class Attach:
                 connection.close()
                 continue
             session = Session(connection, pid, uid, self._daemon)
-            threading.Thread(target=session.serve, name=f"attached {pid}", daemon=True).start()
+            self._in_thread(f"attached {pid}", session.serve)
 
     def _accept(self) -> socket.socket | None:
         try:
@@ -79,10 +90,8 @@ class Attach:
         self._socket.close()
 
 
-def _bound(path: Path) -> socket.socket:
-    """A socket that nobody can connect to before it listens; its directory is ours alone, and so is it."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _bind(sock: socket.socket, path: Path) -> None:
+    """Nobody can connect before it listens; its directory is ours alone, and so is it."""
     path.unlink(missing_ok=True)  # an earlier daemon's
     sock.bind(str(path))
     path.chmod(0o600)
-    return sock

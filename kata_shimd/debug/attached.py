@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,10 +93,7 @@ def connect(pod: Pod) -> Connection:
     if daemon is None or not daemon.alive or pod.phase not in (Phase.STARTING, Phase.RUNNING):
         raise FailedPrecondition("attach", pod.name, f"the pod is {pod.phase}", hint="kata-shimd why tells its story")
     path = pod.directory / SOCKET
-    if (sock := _dial(path)) is None:
-        _ask(daemon.pid)
-        sock = _await_listening(pod, path)
-    return Connection(sock)
+    return Connection(_dial(path) or _have_it_listen(pod, daemon.pid, path))
 
 
 def _dial(path: Path) -> socket.socket | None:
@@ -117,23 +114,46 @@ def _dial(path: Path) -> socket.socket | None:
     return sock
 
 
-def _ask(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGUSR2)
-    except OSError as error:
-        raise HostFailed("attach", f"process {pid}", error.strerror or "", hint="run as root") from error
-
-
-def _await_listening(pod: Pod, path: Path) -> socket.socket:
-    """Nothing tells when a socket begins to listen, so it is tried."""
+def _have_it_listen(pod: Pod, pid: int, path: Path) -> socket.socket:
+    """Nothing tells when a socket begins to listen, so it is tried; and asked for again, for a daemon that has just begun does
+    not hear it."""
     deadline = time.monotonic() + ANSWER_SECONDS
-    while time.monotonic() < deadline:
-        if (sock := _dial(path)) is not None:
-            return sock
-        time.sleep(_AGAIN_SECONDS)
+    with _opened(pid) as daemon:
+        while time.monotonic() < deadline and _ask(daemon, pid):
+            time.sleep(_AGAIN_SECONDS)
+            if (sock := _dial(path)) is not None:
+                return sock
     raise Unavailable(
         "attach",
         pod.name,
         f"its daemon ran no Python code for {ANSWER_SECONDS:g} s",
         hint="SIGUSR1 writes its stacks to daemon.stderr all the same: kata-shimd logs --daemon",
     )
+
+
+@contextmanager
+def _opened(pid: int) -> Iterator[int]:
+    """A pidfd: what is sent several times must never reach somebody who got the number later."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError as error:
+        raise _unasked(pid, error) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _ask(daemon: int, pid: int) -> bool:
+    """False when it has ended."""
+    try:
+        signal.pidfd_send_signal(daemon, signal.SIGUSR2)
+    except ProcessLookupError:
+        return False
+    except OSError as error:
+        raise _unasked(pid, error) from error
+    return True
+
+
+def _unasked(pid: int, error: OSError) -> HostFailed:
+    return HostFailed("attach", f"process {pid}", error.strerror or "", hint="run as root")

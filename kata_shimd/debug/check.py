@@ -63,6 +63,12 @@ class Scene:
     proc: Path = Path("/proc")
     dev: Path = Path("/dev")
     cgroup: Path = Path("/sys/fs/cgroup")
+    #: Of systemd: what is there when it is the first process, where units lie, and what the pods' template says in this version.
+    booted: Path = Path("/run/systemd/system")
+    unit_places: tuple[Path, ...] = tuple(
+        Path(place, "systemd/system") for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+    )
+    unit: str = ""
 
 
 Check = Callable[[Scene], Iterator[Row]]

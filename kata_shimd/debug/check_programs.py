@@ -38,16 +38,16 @@ def qemu(scene: Scene) -> Iterator[Row]:
     if answer.status != 0:
         yield Row("qemu", Verdict.FAIL, f"{program}: {answer.said}", "install QEMU (qemu-system-x86), or set path")
         return
-    version = _version(answer.said)
+    version = version_in(answer.said)
     if version < MIN_QEMU:
-        yield Row("qemu", Verdict.FAIL, f"{program}: version {_dotted(version)}", f"QEMU {_dotted(MIN_QEMU)} or newer")
+        yield Row("qemu", Verdict.FAIL, f"{program}: version {dotted(version)}", f"QEMU {dotted(MIN_QEMU)} or newer")
         return
     missing = _missing_devices(scene, program)
     if missing:
         fix = "install a QEMU that has them; some distributions have them in packages of their own"
         yield Row("qemu", Verdict.FAIL, f"{program} lacks the devices {', '.join(missing)}", fix)
     else:
-        yield Row("qemu", Verdict.PASS, f"{program}, version {_dotted(version)}, with all devices")
+        yield Row("qemu", Verdict.PASS, f"{program}, version {dotted(version)}, with all devices")
 
 
 def _missing_devices(scene: Scene, program: Path) -> list[str]:
@@ -113,24 +113,24 @@ def _record(directory: Path) -> dict[str, Any]:
 
 
 def containerd(scene: Scene) -> Iterator[Row]:
-    program = shutil.which("containerd", path=_search_path(scene))
+    program = shutil.which("containerd", path=search_path(scene))
     if program is None:
         fix = "install containerd; k3s and RKE2 bring their own, which this check does not know"
         yield Row("containerd", Verdict.FAIL, "not in PATH", fix)
         return
     answer = scene.ask([program, "--version"])
-    version = _version(answer.said)
+    version = version_in(answer.said)
     if answer.status != 0 or version < MIN_CONTAINERD:
-        fix = f"containerd {_dotted(MIN_CONTAINERD)} or newer"
+        fix = f"containerd {dotted(MIN_CONTAINERD)} or newer"
         yield Row("containerd", Verdict.FAIL, f"{program}: {answer.said.strip()}", fix)
     else:
         runs = f"runs, pid {pid}" if (pid := containerd_pid(scene)) else "does not run now"
-        yield Row("containerd", Verdict.PASS, f"{program}, version {_dotted(version)}; {runs}")
+        yield Row("containerd", Verdict.PASS, f"{program}, version {dotted(version)}; {runs}")
 
 
 def runtime(scene: Scene) -> Iterator[Row]:
     """The shim that containerd would find, and that it is this version of ours."""
-    found = shutil.which(LAUNCHER, path=_search_path(scene))
+    found = shutil.which(LAUNCHER, path=search_path(scene))
     if found is None:
         fix = f"link it: ln -s $(dirname $(readlink -f $(which kata-shimd)))/{LAUNCHER} /usr/local/bin/"
         yield Row("runtime", Verdict.FAIL, f"{LAUNCHER} is not in containerd's PATH", fix)
@@ -180,7 +180,7 @@ def _interpreter(script: Path) -> str:
     return next(iter(first.removeprefix("#!").split()), "") if first.startswith("#!") else ""
 
 
-def _search_path(scene: Scene) -> str:
+def search_path(scene: Scene) -> str:
     """PATH of a containerd that runs, which is the one that counts; else ours."""
     if pid := containerd_pid(scene):
         try:
@@ -191,10 +191,10 @@ def _search_path(scene: Scene) -> str:
     return scene.path
 
 
-def _version(said: str) -> tuple[int, int]:
+def version_in(said: str) -> tuple[int, int]:
     found = _NUMBERS.search(said)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _dotted(version: tuple[int, int]) -> str:
+def dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))

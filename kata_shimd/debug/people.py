@@ -12,7 +12,7 @@ from kata_shimd.pod.pod import Pod
 
 HELP: Final = """\
 pod          the live pod: pod.containers, pod.report(), await pod.stats("id"), …
-shim         what serves it: shim.server.connections, shim.publisher
+shim         what serves it: shim.server.connections, shim.publisher, shim.network()
 tasks()      every task of the loop, and where it waits
 rpcs()       containerd's calls that are under way, and for how long
 ledger()     what of the pod exists on the host

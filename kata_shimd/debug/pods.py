@@ -6,13 +6,14 @@ container and seldom the hash: any of the three will do, or its beginning. Must 
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from kata_shimd import journal, ledger
+from kata_shimd.debug.story import BEGINS, last_life
 from kata_shimd.errors import HostFailed, InvalidArgument, NotFound
 
 DAEMON: Final = "daemon"
@@ -126,7 +127,7 @@ def load(run_dir: Path, name: str) -> Pod:
     state = _ledger(run_dir / "pods" / name)
     who = list(_who(run_dir / "journal" / f"{name}.jsonl"))
     daemon: Mapping[str, Any] = next((event for event in reversed(who) if event["event"] == "daemon"), {})
-    containers, deleted = _containers(state, who)
+    containers, deleted = _containers(state, last_life(who))
     told = daemon or next((event for event in reversed(who) if event["event"] == "refused"), {})
     identity = state.opened if state is not None and state.opened else told
     return Pod(
@@ -139,7 +140,7 @@ def load(run_dir: Path, name: str) -> Pod:
         processes=_processes(state),
         containers=containers,
         deleted=deleted,
-        began_ns=_began(told, run_dir / "pods" / name),
+        began_ns=_began(_first_daemon(who) or told, run_dir / "pods" / name),
     )
 
 
@@ -179,13 +180,15 @@ def _alive(pid: int, start: int | None) -> bool:
     return fields[0] not in (b"Z", b"X") and int(fields[19]) == start
 
 
-def _containers(state: ledger.State | None, who: list[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _containers(
+    state: ledger.State | None, life: Sequence[Mapping[str, Any]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """In the order in which they were made, those that are there and those that were deleted; of a pod that has ended, all."""
     scopes = (record.scope for record in state.live.values()) if state else ()
     recorded = (scope.removeprefix(_CONTAINER) for scope in scopes if scope.startswith(_CONTAINER))
     #: Name → whether it is there; the same name may be used again.
     there: dict[str, bool] = {}
-    for event in _since_daemon(who):
+    for event in life:
         if event["event"] in ("created", "deleted") and not event.get("exec"):
             there[str(event.get("container", ""))] = event["event"] == "created" or state is None
         elif event["event"] == "refused":
@@ -195,10 +198,9 @@ def _containers(state: ledger.State | None, who: list[Mapping[str, Any]]) -> tup
     return tuple(name for name in there if there[name]), tuple(name for name in there if not there[name])
 
 
-def _since_daemon(who: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A sandbox id that is used again goes on in the same journal: only the last life counts."""
-    begins = [index for index, event in enumerate(who) if event["event"] == "daemon"]
-    return who[begins[-1] :] if begins else who
+def _first_daemon(who: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of the last life, as far back as the journal goes."""
+    return next((event for event in last_life(who) if event["event"] == BEGINS), {})
 
 
 def _began(daemon: Mapping[str, Any], pod_dir: Path) -> int | None:
@@ -211,12 +213,16 @@ def _began(daemon: Mapping[str, Any], pod_dir: Path) -> int | None:
 
 
 def _who(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Each line once: the first one of a life is repeated at the head of every file."""
+    lines: dict[bytes, None] = {}
     for file in journal.files(path):
         try:
-            lines = file.read_bytes().splitlines()
+            lines |= dict.fromkeys(
+                line for line in file.read_bytes().splitlines() if any(mark in line for mark in _WHO)
+            )
         except OSError:
             continue
-        yield from (event for line in lines if any(mark in line for mark in _WHO) if (event := _parsed(line)))
+    yield from (event for line in lines if (event := _parsed(line)))
 
 
 def _parsed(line: bytes) -> Mapping[str, Any] | None:

@@ -53,7 +53,7 @@ class Session:
         """Until the other side hangs up."""
         route_output()
         _log.warning("attach: process %d of uid %d has the interpreter", self._pid, self._uid)
-        self._in_loop(lambda: self._note("attached", pid=self._pid, uid=self._uid))
+        self._note("attached", pid=self._pid, uid=self._uid)  # from here, for the loop may never turn again
         try:
             self._loop()
         except (OSError, ValueError) as error:
@@ -65,10 +65,10 @@ class Session:
         self._in_loop(self._close)
         self._connection.close()
         _log.warning("attach: process %d has left", self._pid)
-        self._in_loop(lambda: self._note("detached", pid=self._pid, uid=self._uid))
+        self._note("detached", pid=self._pid, uid=self._uid)
 
     def _in_loop(self, call: Callable[[], object]) -> None:
-        """The daemon's state, its journal too, is the loop's alone."""
+        """The daemon's state is the loop's alone."""
         with suppress(RuntimeError):  # the loop has been closed: the daemon is about to end
             self._daemon.loop.call_soon_threadsafe(call)
 
@@ -80,7 +80,7 @@ class Session:
         waiting.register(self._wake, POLLIN)
         received = bytearray()
         while True:
-            if not waiting.poll(None if self._begun else PATIENCE * 1000):
+            if not waiting.poll(None if self._begun else PATIENCE * 1000) and not self._begun:
                 self._say_blocked()
             self._send_replies()
             if _readable(self._connection) and not self._receive(received):

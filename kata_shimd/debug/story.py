@@ -1,15 +1,16 @@
 """The last life of a pod as its journal tells it: the events in order, with the time since the first.
 
-A sandbox id that is used again goes on in the same journal; what lies before the last start is another pod's story. Must never
-happen: an exception for whatever a journal holds.
+A sandbox id that is used again goes on in the same journal; what lies before the last start is another pod's story. Daemons that
+took over from an earlier one belong to the same life. Must never happen: an exception for whatever a journal holds.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: The daemon's first word.
+#: A daemon's first word; with a field `LATER` there was one before it.
 BEGINS: Final = "daemon"
+LATER: Final = "later"
 #: Events that are one container's own business; others that name one (its SIGKILL that ended the VM) are everyone's.
 _OWN: Final = frozenset(
     {"abandon-failed", "abandoned", "created", "deleted", "exited", "kill-failed", "oom", "paused", "resumed"}
@@ -53,6 +54,11 @@ class Story:
         earlier = self.entries[: self.entries.index(end)]
         return next((entry for entry in reversed(earlier) if entry.event in events), None)
 
+    def of_last_daemon(self) -> "Story":
+        """What the last daemon has told; whatever befell those before it, another went on."""
+        begin = max((number for number, entry in enumerate(self.entries) if entry.event == BEGINS), default=0)
+        return Story(self.entries[begin:], self.live)
+
     def of(self, container: str) -> "Story":
         """What bears on one container: nothing of the others, and nothing that befell the pod once it had ended by itself."""
         entries = tuple(entry for entry in self.entries if not _of_another(entry, container))
@@ -86,7 +92,7 @@ def _of_another(entry: Entry, container: str) -> bool:
 def tell(events: Iterable[Mapping[str, Any]], *, live: bool) -> Story:
     """The story of the last life in a journal, `journal.read`'s answer."""
     known = [event for event in events if _is_time(event.get("t")) and isinstance(event.get("event"), str)]
-    life = _last_life(known)
+    life = last_life(known)
     begin = life[0]["t"] if life else 0
     return Story(tuple(_entry(event, begin) for event in life), live)
 
@@ -96,8 +102,9 @@ def _is_time(value: object) -> bool:
     return isinstance(value, int) and 0 <= value < 1 << 63
 
 
-def _last_life(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    begins = [index for index, event in enumerate(events) if event["event"] == BEGINS]
+def last_life(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """From the last daemon on that was a pod's first."""
+    begins = [index for index, event in enumerate(events) if event["event"] == BEGINS and not event.get(LATER)]
     return events[begins[-1] :] if begins else events
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kata_shimd import log
 from kata_shimd.debug import attach, attached, pods, session
 from kata_shimd.debug.attached import Connection
 from kata_shimd.debug.testing import POD, process_lines, write_ledger
@@ -34,8 +35,6 @@ class Stage:
             offered = attach.Attach(self.directory, daemon)
             if on:
                 offered.turn_on()
-            else:
-                offered.on_signal()
             self.ready.set()
             await self.over.wait()
             offered.close()
@@ -55,7 +54,9 @@ class Stage:
 def stage(tmp_path, monkeypatch):
     """Serves in this test's loop."""
     monkeypatch.setattr(session, "PATIENCE", 0.1)
-    return Stage(tmp_path)
+    before = signal.getsignal(signal.SIGUSR2)
+    yield Stage(tmp_path)
+    signal.signal(signal.SIGUSR2, before)
 
 
 async def with_client(stage, talk, *, on=True):
@@ -185,9 +186,38 @@ async def test_a_blocked_loop_is_told_with_what_blocks_it(stage):
     assert value == "42\n" and done is True
 
 
+async def test_a_statement_that_awaits_in_silence_is_not_a_loop_that_hangs(stage):
+    silent = f"import asyncio\nawait asyncio.sleep({session.PATIENCE * 3})"
+    assert await with_client(stage, lambda c: ran(c, silent)) == (True, "")
+
+
+async def test_who_is_attached_to_a_daemon_that_hangs_is_on_record_and_in_the_log_with_the_pod(stage, caplog):
+    blocked, free = threading.Event(), threading.Event()
+    caplog.handler.setFormatter(log.ContextFormatter())
+
+    def wait_for_somebody():
+        blocked.set()
+        free.wait(20)
+
+    def talk(connection):
+        stage.loop.call_soon_threadsafe(wait_for_somebody)
+        assert blocked.wait(20)
+        connection.stacks(lambda _text: None)
+        noted = [event for event, _ in stage.notes]
+        free.set()
+        return noted
+
+    token = log.pod.set("sandbox-7")
+    try:
+        assert await with_client(stage, talk) == ["attached"]
+    finally:
+        log.pod.reset(token)
+    (line,) = (line for line in caplog.text.splitlines() if "has the interpreter" in line)
+    assert line.endswith(" pod=sandbox-7")
+
+
 async def test_sessions_are_noted(stage):
     await with_client(stage, lambda c: ran(c, "answer"))
-    await asyncio.sleep(0)
     who = {"pid": os.getpid(), "uid": os.geteuid()}
     assert stage.notes[0] == ("attached", who)
 
@@ -242,24 +272,31 @@ class _Ucred:
 
 
 async def test_it_is_off_until_the_signal(stage):
-    before = signal.getsignal(signal.SIGUSR2)
-    try:
-        server = asyncio.create_task(stage.serve(False))  # noqa: TID251 - ended below
-        await asyncio.to_thread(stage.ready.wait)
-        with pytest.raises(ConnectionRefusedError):
-            stage.dial()
-        assert (stage.directory / attach.SOCKET).stat().st_mode & 0o777 == 0o600
+    server = asyncio.create_task(stage.serve(False))  # noqa: TID251 - ended below
+    await asyncio.to_thread(stage.ready.wait)
+    with pytest.raises(ConnectionRefusedError):
+        stage.dial()
+    assert (stage.directory / attach.SOCKET).stat().st_mode & 0o777 == 0o600
+    os.kill(os.getpid(), signal.SIGUSR2)
+
+    def talk():
+        with contextlib.closing(stage.dial()) as connection:
+            return ran(connection, "answer")
+
+    assert await asyncio.to_thread(talk) == (True, "42\n")
+    stage.over.set()
+    await server
+
+
+async def test_a_signal_that_comes_before_there_is_a_socket_is_not_lost(stage, monkeypatch):
+    bind = attach._bind
+
+    def signalled_first(sock, path):
         os.kill(os.getpid(), signal.SIGUSR2)
+        bind(sock, path)
 
-        def talk():
-            with contextlib.closing(stage.dial()) as connection:
-                return ran(connection, "answer")
-
-        assert await asyncio.to_thread(talk) == (True, "42\n")
-        stage.over.set()
-        await server
-    finally:
-        signal.signal(signal.SIGUSR2, before)
+    monkeypatch.setattr(attach, "_bind", signalled_first)
+    assert await with_client(stage, lambda c: ran(c, "answer"), on=False) == (True, "42\n")
 
 
 # --- the command's side of it ------------------------------------------------------------------------------------------
@@ -282,12 +319,32 @@ def test_a_pod_whose_configuration_allows_none(tmp_path):
         attached.connect(pod_of(tmp_path, pid=os.getpid()))
 
 
+def test_a_daemon_that_ignores_the_signal_as_yet_is_asked_again(tmp_path):
+    asked, listens = [], 3
+    pod = pod_of(tmp_path, pid=os.getpid())
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    attach._bind(sock, pod.directory / attach.SOCKET)
+
+    def hear(*_):
+        asked.append(1)
+        if len(asked) == listens:
+            sock.listen()
+
+    before = signal.signal(signal.SIGUSR2, hear)
+    try:
+        with sock, contextlib.closing(attached.connect(pod)):
+            assert len(asked) >= listens
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def test_a_daemon_that_takes_no_signal_is_told_of_in_time(tmp_path, monkeypatch):
     monkeypatch.setattr(attached, "ANSWER_SECONDS", 0.1)
     before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         pod = pod_of(tmp_path, pid=os.getpid())
-        sock = attach._bound(pod.directory / attach.SOCKET)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        attach._bind(sock, pod.directory / attach.SOCKET)
         begin = time.monotonic()
         with sock, pytest.raises(Unavailable, match="ran no Python code"):
             attached.connect(pod)

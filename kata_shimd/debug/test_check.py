@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kata_shimd.config.load import examine
-from kata_shimd.debug import check, check_host, check_programs
+from kata_shimd.debug import check, check_host, check_programs, check_systemd
 from kata_shimd.debug.check import Answer, Row, Scene, Verdict
 
 LAUNCHER = "containerd-shim-kata-v2"
@@ -162,10 +162,13 @@ def test_cgroups(host):
     assert passed(host.row(check_host.cgroups), "hybrid")
 
 
-def test_mount_propagation(host):
-    assert passed(host.row(check_host.propagation), "/ is shared")
-    host.write("proc/self/mountinfo", MOUNTINFO.replace("shared:1 ", "").format(run="/run"))
-    assert passed(host.row(check_host.propagation), "/ is private")
+def test_mounts(host):
+    tried = "unshare --mount --propagation slave mount --bind --make-shared / /"
+    assert host.row(check_host.mounts).verdict is Verdict.SKIP
+    host.say(tried, "")
+    assert passed(host.row(check_host.mounts), "shared mount")
+    host.say(tried, "mount: /: permission denied.\n", 32)
+    assert failed(host.row(check_host.mounts), "permission denied", "AppArmor")
 
 
 def test_memory(host):
@@ -295,6 +298,87 @@ def test_the_interpreter_of_a_script_is_the_launchers(tmp_path, script, interpre
     assert check_programs._interpreter(tmp_path / "kata-shimd") == interpreter
 
 
+# --- systemd ---------------------------------------------------------------------------------------------------------
+
+
+def keeper(setting):
+    return examine(None, f'[shimd]\nkeeper = "{setting}"'.encode(), None, {}, search=())
+
+
+@pytest.fixture
+def node(host):
+    """Where pods are units."""
+    for program in ("systemctl", LAUNCHER):
+        host.program(program)
+    host.say("systemctl --version", "systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT\n")
+    unit = f"[Service]\nExecStart={host.root}/bin/{LAUNCHER} unit /run/kata-shimd/pods/%i\n"
+    host.write("etc/kata-pod@.service", unit)
+    for pid in ("1", "7", "self"):
+        for name in check_systemd.NAMESPACES:
+            (host.root / "proc" / pid / "ns").mkdir(parents=True, exist_ok=True)
+            (host.root / "proc" / pid / "ns" / name).symlink_to(f"{name}:[1]")
+    (host.root / "booted").mkdir()
+    places = (host.root / "run/none", host.root / "etc")
+    host.scene = replace(host.scene, booted=host.root / "booted", unit_places=places, unit=unit)
+    return host
+
+
+@pytest.mark.parametrize("setting", ["off", "auto", "systemd"])
+def test_pods_are_units(node, setting):
+    row = node.row(check_systemd.systemd, config=keeper(setting))
+    assert passed(row, "systemd 252", "kata-pod@.service") and not row.fix
+
+
+def test_a_keeper_that_is_refused_in_units(node):
+    row = node.row(check_systemd.systemd, config=keeper("launcher"))
+    assert failed(row, "refused", 'keeper = "auto"', "systemd remove")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda node: (node.root / "booted").rmdir(), ("not this host's first process", '"launcher"')),
+        (lambda node: (node.root / "etc/kata-pod@.service").unlink(), ("no kata-pod@.service", "systemd install")),
+        (lambda node: swap(node.root / "proc/self/ns/mnt"), ("this process", "namespaces: mnt")),
+        (
+            lambda node: (node.write("proc/7/comm", "containerd\n"), swap(node.root / "proc/7/ns/pid")),
+            ("containerd, pid 7", "namespaces: pid", "where systemd runs"),
+        ),
+    ],
+)
+def test_pods_that_are_no_units(node, spoil, words):
+    """Which is nobody's fault, unless systemd is to keep them."""
+    spoil(node)
+    row = node.row(check_systemd.systemd, config=keeper("auto"))
+    assert (row.verdict, words[0] in row.why) == (Verdict.SKIP, True), row
+    assert failed(node.row(check_systemd.systemd, config=keeper("systemd")), *words)
+
+
+def swap(link):
+    link.unlink()
+    link.symlink_to("mnt:[2]")
+
+
+def test_a_systemd_that_is_too_old_or_silent(node):
+    node.say("systemctl --version", "systemd 245 (245.4-4ubuntu3)\n")
+    assert failed(node.row(check_systemd.systemd), "systemd 245", "246 or newer")
+    node.say("systemctl --version", "error while loading shared libraries", 127)
+    assert failed(node.row(check_systemd.systemd), "shared libraries")
+    (node.root / "bin/systemctl").unlink()
+    assert failed(node.row(check_systemd.systemd), "no systemctl in containerd's PATH")
+
+
+def test_a_template_of_another_version_or_installation(node):
+    row = node.row(check_systemd.systemd, unit=f"{node.scene.unit}WatchdogSec=60\n")
+    assert passed(row, "systemd 252", "not as this installation would write it", "systemd install")
+
+
+@pytest.mark.parametrize("text", ["[Service]\nExecStart=/nowhere/launcher unit x\n", "[Service]\n"])
+def test_a_template_whose_launcher_is_gone(node, text):
+    node.write("etc/kata-pod@.service", text)
+    assert failed(node.row(check_systemd.systemd), "cannot be executed", "systemd install")
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 EVERY = (
@@ -304,6 +388,7 @@ EVERY = (
     check_programs.qemu,
     check_programs.virtiofsd,
     check_programs.guest,
+    check_systemd.systemd,
 )
 
 

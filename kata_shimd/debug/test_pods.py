@@ -7,7 +7,17 @@ import pytest
 
 from kata_shimd.debug import pods
 from kata_shimd.debug.pods import Phase
-from kata_shimd.debug.testing import BOOTED, DAEMON, POD, event, process_lines, write_journal, write_ledger
+from kata_shimd.debug.testing import (
+    BEGIN_NS,
+    BOOTED,
+    DAEMON,
+    POD,
+    SUCCESSOR,
+    event,
+    process_lines,
+    write_journal,
+    write_ledger,
+)
 from kata_shimd.errors import NotFound
 
 OTHER = "fedcba98765432100000"
@@ -52,6 +62,28 @@ def test_a_dead_pod_is_known_by_its_journal(tmp_path):
 def test_containers_of_an_earlier_life_are_not_this_pods(tmp_path):
     write_journal(tmp_path, [DAEMON, event("created", container="old", pid=1), DAEMON])
     assert pods.load(tmp_path, POD).containers == ()
+
+
+def test_a_later_daemon_is_no_other_life(tmp_path):
+    made = [event("created", container=name, pid=1) for name in ("c1", "c2")]
+    write_journal(tmp_path, [DAEMON, event("created", container="old", pid=1), *BOOTED, *made, SUCCESSOR, SUCCESSOR])
+    pod = pods.load(tmp_path, POD)
+    assert (pod.containers, pod.sandbox_id) == (("c1", "c2"), "sandbox-1")
+    assert pod.began_ns == BEGIN_NS + 2 * 10**8, "when its first daemon began"
+
+
+def test_the_beginning_that_a_journal_repeats_is_no_other_life(tmp_path):
+    """It stands at the head of each new file."""
+    path = write_journal(tmp_path, [DAEMON, event("created", container="c1", pid=1)])
+    path.rename(path.with_suffix(".jsonl.old"))
+    write_journal(tmp_path, [DAEMON, event("created", container="c2", pid=1)])
+    assert pods.load(tmp_path, POD).containers == ("c1", "c2")
+
+
+def test_a_life_whose_beginning_is_lost(tmp_path):
+    write_journal(tmp_path, [event("created", container="c1", pid=1), SUCCESSOR])
+    pod = pods.load(tmp_path, POD)
+    assert (pod.containers, pod.sandbox_id, pod.began_ns) == (("c1",), "sandbox-1", BEGIN_NS + 10**8)
 
 
 def test_a_deleted_container_is_not_listed_and_still_leads_to_its_pod(tmp_path):

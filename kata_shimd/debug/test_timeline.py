@@ -7,7 +7,7 @@ from pathlib import Path
 import kata_shimd
 from kata_shimd.debug import timeline
 from kata_shimd.debug.story import tell
-from kata_shimd.debug.testing import BOOTED, as_read, event
+from kata_shimd.debug.testing import BOOTED, SUCCESSOR, as_read, event
 
 #: What writes the launcher's own events.
 LAUNCHERS = Path(kata_shimd.__file__).resolve().parents[1] / "launcher/src/journal.rs"
@@ -68,6 +68,15 @@ def test_long_lives_are_told_in_hours():
 def test_only_the_last_life_is_told():
     lines = shown(*BOOTED, event("daemon-ended"), *BOOTED[:2])
     assert [line.split()[:2] for line in lines] == [["+0.000s", "daemon"], ["+0.100s", "accelerator"]]
+
+
+def test_later_daemons_are_told_in_the_same_life():
+    lines = shown(
+        *BOOTED, event("daemon-ended"), *BOOTED, SUCCESSOR, event("exited", container="c1", exec="", status=3)
+    )
+    assert [line.split()[1] for line in lines][-3:] == ["agent-ready", "daemon", "exited"]
+    assert len(lines) == len(BOOTED) + 2
+    assert "pid 43" in lines[-2] and "later" in lines[-2]
 
 
 def test_every_event_that_is_written_has_words():

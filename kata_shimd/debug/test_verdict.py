@@ -3,7 +3,7 @@
 import pytest
 
 from kata_shimd.debug.story import tell
-from kata_shimd.debug.testing import BOOTED, DAEMON, as_read, event
+from kata_shimd.debug.testing import BOOTED, DAEMON, SUCCESSOR, as_read, event
 from kata_shimd.debug.verdict import RULES, judge, judge_container
 
 PANIC = "[    1.2] Loading\n[    1.3] Kernel panic - not syncing: VFS: Unable to mount root fs\n[    1.4] CPU: 0 PID: 1"
@@ -205,6 +205,20 @@ def test_a_daemon_that_dies_names_what_it_served():
     began = [event("rpc-began", rpc=name, call=call) for name, call in (("Create", 1), ("Start", 5), ("Delete", 7))]
     done = event("rpc", rpc="Create", call=1, ms=410.0)
     assert "while it served Start, Delete" in judge(tell(as_read([*BOOTED, *began, done]), live=False)).sentence
+
+
+def test_only_the_last_daemon_can_have_died_of_something():
+    """Calls are numbered by each daemon anew, and whatever ended an earlier one, another has gone on."""
+    before = [event("rpc-began", rpc="Create", call=1), event("daemon-failed", traceback="ZeroDivisionError")]
+    after = [SUCCESSOR, event("rpc-began", rpc="Delete", call=1)]
+    killed = judge(tell(as_read([*BOOTED, *before, *after]), live=False))
+    assert (killed.rule, "while it served Delete" in killed.sentence) == ("daemon-died", True)
+    lives = judge(tell(as_read([*BOOTED, *before, *after]), live=True))
+    assert (lives.rule, "daemon number 2" in lives.sentence) == ("running", True)
+    failed = judge(tell(as_read([*BOOTED, *before, *after, before[1]]), live=False))
+    assert failed.rule == "daemon-failed"
+    upgraded = judge(tell(as_read([*BOOTED, ENDED, SUCCESSOR]), live=False))
+    assert upgraded.rule == "daemon-died"
 
 
 def test_137_without_a_memory_kill_is_an_exit_like_others():

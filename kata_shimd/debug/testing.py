@@ -17,6 +17,8 @@ def event(name: str, /, **fields: Any) -> Event:
 
 
 DAEMON: Final = event("daemon", pid=42, namespace="k8s.io", id="sandbox-1", head=True)
+#: Another that goes on where it was.
+SUCCESSOR: Final = event("daemon", pid=43, namespace="k8s.io", id="sandbox-1", head=True, later=True)
 #: What every boot that succeeds writes.
 BOOTED: Final = (
     DAEMON,

@@ -75,7 +75,7 @@ def _refused(story: Story) -> str:
 
 
 def _bug(story: Story) -> str:
-    if (entry := story.last("daemon-failed")) is None:
+    if (entry := story.of_last_daemon().last("daemon-failed")) is None:
         return ""
     return f"The daemon failed, which is a bug of ours: {_cut(_last_line(entry.text('traceback')))}."
 
@@ -181,6 +181,7 @@ def _out_of_memory(story: Story) -> str:
 
 
 def _died(story: Story) -> str:
+    story = story.of_last_daemon()
     if story.live or story.last("daemon-ended"):
         return ""
     answered = {entry.text("call") for entry in story.all("rpc")}
@@ -252,7 +253,10 @@ def _starting(story: Story) -> str:
 
 
 def _running(story: Story) -> str:
-    return "Nothing went wrong so far: the pod runs." if story.live else ""
+    if not story.live:
+        return ""
+    daemons = sum(1 for _ in story.all("daemon"))
+    return f"Nothing went wrong so far: the pod runs{f', with its daemon number {daemons}' if daemons > 1 else ''}."
 
 
 def _well(story: Story) -> str:

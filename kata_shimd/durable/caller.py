@@ -22,7 +22,7 @@ from kata_shimd.errors import ShimError
 from kata_shimd.ttrpc import envelope
 from kata_shimd.ttrpc.client import Client, UnaryCall
 from kata_shimd.ttrpc.envelope import Malformed, Metadata, Request
-from kata_shimd.ttrpc.frames import HEADER, REQUEST, RESPONSE
+from kata_shimd.ttrpc.frames import HEADER, MAX_DATA, REQUEST, RESPONSE, FrameDecoder, Oversize, pack
 
 #: The request of containerd's that is being carried out, by its durable name; empty outside of any.
 operation: Final[ContextVar[str]] = ContextVar("operation", default="")
@@ -203,22 +203,36 @@ class _Source(DurableSource):
         ended: Callable[[OSError | None], None],
     ) -> None:
         super().__init__(tape, fd, receive, ended)
-        self._client, self._tail = client, b""
+        self._client, self._decoder = client, FrameDecoder()
 
     def _replay(self) -> None:
-        self._tail = self._client.recall()
-        if self._tail:
-            self._receive(self._tail)
+        tail = self._client.recall()
+        try:
+            self._cut(tail)
+        except OSError as error:
+            self._end(error)
+            return
+        if tail:
+            self._receive(tail)
 
     def _read(self) -> bytes:
         data = super()._read()
-        frames, self._tail = frames_of(self._tail + data)
-        self._client.received((frame.stream, frame.raw) for frame in frames if frame.kind == RESPONSE)
-        if not self._tail:
+        self._cut(data)
+        if not self._decoder.missing:
             self._client.relieve()
         if self._tape.weight > MAX_WEIGHT:
             raise OSError("the journal of this connection has no room left")
         return data
+
+    def _cut(self, data: bytes) -> None:
+        """:raises OSError: a frame begins that nobody will take, and its bytes would all be kept"""
+        whole = []
+        for frame in self._decoder.feed(data):
+            if isinstance(frame, Oversize):
+                raise OSError(f"the peer sends a frame of {frame.length} bytes, of which the limit is {MAX_DATA}")
+            if frame.type == RESPONSE:
+                whole.append((frame.stream, pack(*frame)))
+        self._client.received(whole)
 
     def _relieve(self) -> None:
         """Not before the frames that have just come are in the log."""

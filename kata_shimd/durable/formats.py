@@ -16,15 +16,17 @@ STEP: Final = "upgrade"
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """``state``: the formats of `POD/state` that can be read; ``connection`` and ``stream``: those of their memory files."""
+    """``state``: the formats of `POD/state` that can be read; ``connection`` and ``stream``: those of their memory files;
+    ``in_unit``: knows what a trial is in a pod that is a unit of systemd's."""
 
     version: str
     state: tuple[int, ...]
     connection: int
     stream: int
+    in_unit: bool = False
 
 
-OURS: Final = Formats(__version__, store.READS, tape.FORMAT, pipes.FORMAT)
+OURS: Final = Formats(__version__, store.READS, tape.FORMAT, pipes.FORMAT, in_unit=True)
 
 
 def said(formats: Formats = OURS) -> str:
@@ -40,7 +42,8 @@ def heard(line: str, who: str) -> Formats:
     try:
         found = json.loads(line)
         state = tuple(int(one) for one in found["state"])
-        return Formats(str(found["version"]), state, int(found["connection"]), int(found["stream"]))
+        numbers = int(found["connection"]), int(found["stream"])
+        return Formats(str(found["version"]), state, *numbers, in_unit=found.get("in_unit") is True)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         cause = f"it answers {line[:200]!r} when it is asked what it can read"
         raise FailedPrecondition(STEP, who, cause, hint="is it a kata-shimd that can take pods over?") from error

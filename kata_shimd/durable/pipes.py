@@ -10,6 +10,7 @@ further than a memory's worth away from the position, so the rest of it follows.
 
 import mmap
 import os
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -21,23 +22,29 @@ HEAD: Final = mmap.PAGESIZE
 #: As `tape.FORMAT`.
 FORMAT: Final = 1
 _MAGIC: Final = 0x6B617470_00000000 | FORMAT  # "katp"
-_VERSION, _WORD = range(2)
+_VERSION, _WORD, _OWNER = range(3)
 _LOW: Final = 0xFFFFFFFF
 #: Memory of what has gone through is given back by so much.
 _FORGET: Final = 1 << 20
 _NONBLOCK: Final = 2  # SPLICE_F_NONBLOCK
 
 
-class _Pipe:
-    """A memfd with a committed word; ``fd`` becomes ours."""
+def owner_of(fd: int) -> int:
+    """Whose stream the memory in ``fd`` is of; 0 where the version that made it did not say."""
+    return int.from_bytes(os.pread(fd, 8, 8 * _OWNER), sys.byteorder)
 
-    def __init__(self, fd: int, *, point: Callable[[], None]) -> None:
+
+class _Pipe:
+    """A memfd with a committed word; ``fd`` becomes ours. A new one is of ``owner``."""
+
+    def __init__(self, fd: int, *, owner: int, point: Callable[[], None]) -> None:
         self.fd, self._point = fd, point
         self._map = mmap.mmap(fd, HEAD)
         self._words = memoryview(self._map).cast("Q")
         self._forgotten = 0
         if self._words[_VERSION] == 0:
             os.lseek(fd, HEAD, os.SEEK_SET)
+            self._words[_OWNER] = owner
             self._words[_VERSION] = _MAGIC
             point()
         elif self._words[_VERSION] != _MAGIC:
@@ -70,8 +77,8 @@ class _Pipe:
 class OutPipe(_Pipe):
     """From the guest to the host's reader."""
 
-    def __init__(self, fd: int, *, point: Callable[[], None] = points.passed) -> None:
-        super().__init__(fd, point=point)
+    def __init__(self, fd: int, *, owner: int = 0, point: Callable[[], None] = points.passed) -> None:
+        super().__init__(fd, owner=owner, point=point)
 
     @property
     def _end(self) -> int:
@@ -111,8 +118,8 @@ class OutPipe(_Pipe):
 class InPipe(_Pipe):
     """From the host's writer to the guest."""
 
-    def __init__(self, fd: int, *, point: Callable[[], None] = points.passed) -> None:
-        super().__init__(fd, point=point)
+    def __init__(self, fd: int, *, owner: int = 0, point: Callable[[], None] = points.passed) -> None:
+        super().__init__(fd, owner=owner, point=point)
 
     @property
     def _taken(self) -> int:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from kata_shimd.durable import formats
 from kata_shimd.durable.keeper import Keeper
@@ -21,17 +21,28 @@ from kata_shimd.errors import FailedPrecondition, InvalidArgument
 #: A daemon has settled within so many seconds, or never does.
 PATIENCE: Final = range(1, 3601)
 
+#: Where nobody is begun ahead: our answer is on its way, and if it is not, the next daemon answers.
+_ANSWER_SECONDS: Final = 0.05
+_STAYS: Final = "this pod stays with the version it has"
+
 #: ``ask(argv)``: what a daemon's command says of itself when it is run with ``--check``: its exit status and its last words.
 Ask = Callable[[list[str]], Awaitable[tuple[int, str]]]
 
 
-class Successor:
-    """``argv(python, launcher)`` is the command line of a daemon for this pod; ``note`` writes to the journal."""
+class Begun(Protocol):
+    """What a daemon was begun with; ``argv`` is the command line of one of another installation for the same pod."""
 
-    def __init__(
-        self, keeper: Keeper, store: Store, argv: Callable[[str, str], list[str]], ask: Ask, note: Callable[..., None]
-    ) -> None:
-        self._keeper, self._store, self._argv, self._ask, self._note = keeper, store, argv, ask, note
+    @property
+    def launcher(self) -> Path: ...
+
+    def argv(self, python: str, launcher: str) -> list[str]: ...
+
+
+class Successor:
+    """``ours`` is what this daemon was begun with; ``note`` writes to the journal."""
+
+    def __init__(self, ours: Begun, keeper: Keeper, store: Store, ask: Ask, note: Callable[..., None]) -> None:
+        self._ours, self._keeper, self._store, self._ask, self._note = ours, keeper, store, ask, note
         self._leaving = False
 
     async def go_on(self, python: str, launcher: str, patience: int) -> str:
@@ -46,12 +57,17 @@ class Successor:
         last = words.rpartition("\n")[2]
         if status != 0:
             cause = f"the new daemon does not start: {last or f'it ended with status {status}'}"
-            raise FailedPrecondition(formats.STEP, python, cause, hint="this pod stays with the version it has")
+            raise FailedPrecondition(formats.STEP, python, cause, hint=_STAYS)
         theirs = formats.heard(last, python)
+        if not (self._keeper.begins_ahead or theirs.in_unit):
+            cause = "it cannot be tried in a pod that is a unit of systemd's"
+            raise FailedPrecondition(formats.STEP, theirs.version, cause, hint=_STAYS)
+        if (launcher, theirs.version) == (str(self._ours.launcher), formats.OURS.version):
+            return theirs.version  # asked for again, after it was us who came
         self._store.rewrite(formats.common(theirs, self._store.version))
         self._keeper.next_is(argv, patience)
         self._note("upgrade", version=theirs.version, python=python)
-        self._leave(time.monotonic() - begun)
+        self._leave(time.monotonic() - begun if self._keeper.begins_ahead else _ANSWER_SECONDS)
         return theirs.version
 
     def _checked(self, python: str, launcher: str, patience: int) -> list[str]:
@@ -62,7 +78,7 @@ class Successor:
             raise InvalidArgument(formats.STEP, f"{patience} s", f"want {PATIENCE[0]} to {PATIENCE[-1]} seconds")
         if self._leaving:
             raise FailedPrecondition(formats.STEP, python, "another version is about to take over")
-        return self._argv(python, launcher)
+        return self._ours.argv(python, launcher)
 
     def _leave(self, seconds: float) -> None:
         """As a daemon dies that is killed; what that loses, nothing, is tested. Not before the next one, begun meanwhile, is likely

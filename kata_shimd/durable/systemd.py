@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from kata_shimd.durable import points
-from kata_shimd.durable.keeper import LISTEN, Admit, Keeper
+from kata_shimd.durable.keeper import LISTEN, Admit, Keeper, own_argv
 from kata_shimd.durable.memory import new
 from kata_shimd.durable.tape import HEAD
+from kata_shimd.durable.trial import Trial
+from kata_shimd.errors import HostFailed
 from kata_shimd.notify import Notifier
 from kata_shimd.ttrpc.server import peer_of
 
@@ -27,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 #: What a later daemon is started with, and the mount namespace it lives in (`launcher/src/unit/birth.rs`).
 LAUNCH: Final = "launch"
+#: The same of another installation's daemon, which is to be tried in this one's place.
+NEXT: Final = "next"
 MOUNTS: Final = "mounts"
 #: systemd would have us believe that what has hung up need not be held; we want to see that for ourselves.
 _FLAGS: Final = "FDPOLL=0"
@@ -37,14 +41,16 @@ _RETRY_SECONDS: Final = 0.5
 
 
 class SystemdKeeper(Keeper):
-    """A `Keeper` whose other end is systemd. ``admit`` gets connections as there."""
+    """A `Keeper` whose other end is systemd. ``admit`` gets connections as there.
 
-    #: systemd begins what the unit says, and knows no way back.
-    hands_on = False
+    systemd begins what the unit says; the way on to another installation, and the way back, is what it holds and what the ledger
+    says (``trial``)."""
 
-    def __init__(self, notifier: Notifier, admit: Admit) -> None:
+    begins_ahead = False
+
+    def __init__(self, notifier: Notifier, admit: Admit, trial: Trial) -> None:
         super().__init__(_nobody, admit)
-        self._notifier = notifier
+        self._notifier, self._trial = notifier, trial
         self._generations: dict[str, int] = {}
         self._unsaid: deque[tuple[str, Sequence[int]]] = deque()
         self._listener: socket.socket | None = None
@@ -56,6 +62,9 @@ class SystemdKeeper(Keeper):
         connections = {name: fd for name, fd in found.items() if _is_connection(name)}
         self._held = {name: fd for name, fd in found.items() if name not in connections}
         self._admit_all(connections | dict(self._journals(connections)))
+        if not self._trial.is_on:
+            # Whoever was to be tried has been, or is not wanted.
+            self._forget(NEXT)
         self._accept_at(self._held[LISTEN])
 
     def hold(self, name: str, fd: int) -> None:
@@ -77,8 +86,25 @@ class SystemdKeeper(Keeper):
             self._say(f"FDSTOREREMOVE=1\nFDNAME={self._stored(name)}")
             del self._generations[name]
 
+    def next_is(self, argv: Sequence[str], patience: int) -> None:
+        """As there. It is tried when the ledger says so, which is said last.
+
+        :raises HostFailed: systemd does not take it
+        """
+        self.hold(NEXT, launch(argv, os.environb))
+        if self._unsaid:
+            self._forget(NEXT)
+            raise HostFailed("tell systemd", "the next daemon", "it does not listen at the moment", hint="try again")
+        self._trial.comes_next(patience)
+
     def settled(self, launcher: Path) -> None:
-        """Nobody is on trial."""
+        """A daemon that was on trial stays from the moment that later ones are to be started as it was."""
+        if not self._trial.is_on:
+            return
+        self._trial.has_time()
+        self.hold(LAUNCH, launch(own_argv(), os.environb))
+        self._trial.is_past()
+        self._forget(NEXT)
 
     def ready(self) -> None:
         """Nothing is begun ahead: systemd starts the next when it is needed."""
@@ -209,7 +235,7 @@ def _is_ours(connection: socket.socket) -> bool:
         return False
 
 
-def _nobody(_fd: int, _next_connection: int) -> None:
+def _nobody(_fd: int, _next_connection: int, _argv: Sequence[str]) -> None:
     raise AssertionError("systemd needs no begin")
 
 

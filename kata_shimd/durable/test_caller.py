@@ -32,7 +32,7 @@ class Line:
             barrier=lambda: None,
             key_of=lambda _method, payload: payload,
             consumed=consumed,
-            on_lost=(lost or []).append,
+            on_lost=(lost if lost is not None else []).append,
         )
 
     def asked(self):
@@ -170,3 +170,60 @@ async def test_a_guest_that_never_ends_a_frame_is_given_up(line, monkeypatch):
             break
     with pytest.raises(Unavailable, match="no room left"):
         await task
+
+
+HUGE = frames.HEADER.pack(0xFFFFFFF0, 1, frames.RESPONSE, 0)
+
+
+async def test_a_guest_that_begins_a_frame_too_large_is_given_up_at_its_header(line):
+    """Nothing of it is kept, and no byte is looked at twice."""
+    lost = []
+    client = line.client(lost=lost)
+    task = await begun(client, "Check", b"")
+    line.asked()
+    line.guest.sendall(HUGE)
+    with pytest.raises(Unavailable, match="a frame of 4294967280 bytes"):
+        await task
+    assert len(lost) == 1
+
+
+async def test_a_later_daemon_gives_it_up_too(line):
+    """The one before was killed when it had the header, and some of what followed."""
+    first = line.client()
+    task = await begun(first, "Check", b"")
+    line.asked()
+    die(first)
+    task.cancel()
+    tape = Tape(os.dup(line.journal), point=lambda: None)
+    line.guest.sendall(HUGE + bytes(10_000))
+    tape.receive(line.ours)
+    tape.close()
+    lost = []
+    second = line.client(lost=lost)
+    with pytest.raises(Unavailable, match="a frame of 4294967280 bytes"):
+        await second.call("s", "Wait", b"x")
+    assert len(lost) == 1
+
+
+async def test_a_frame_in_small_pieces_is_looked_at_once(line, monkeypatch):
+    """What a byte costs does not depend on how many came before it."""
+    seen = 0
+    whole = frames.FrameDecoder.feed
+
+    def feed(decoder, data):
+        nonlocal seen
+        seen += len(data)
+        return whole(decoder, data)
+
+    client = line.client()
+    task = await begun(client, "Check", b"")
+    line.asked()
+    monkeypatch.setattr(module.FrameDecoder, "feed", feed)
+    reply = envelope.encode_response(Response(None, bytes(1_000_000)))
+    data = frames.pack(1, frames.RESPONSE, 0, reply)
+    loop = asyncio.get_running_loop()
+    line.guest.setblocking(False)
+    await loop.sock_sendall(line.guest, data)
+    assert await task == bytes(1_000_000)
+    assert seen == 2 * len(data), "by the journal and by the protocol"
+    client.close()

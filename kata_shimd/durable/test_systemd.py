@@ -4,12 +4,14 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
 from kata_shimd.durable import systemd
 from kata_shimd.durable.keeper import LISTEN
-from kata_shimd.durable.systemd import LAUNCH, SystemdKeeper
+from kata_shimd.durable.systemd import LAUNCH, NEXT, SystemdKeeper
+from kata_shimd.errors import HostFailed
 from kata_shimd.notify import Notifier
 
 
@@ -75,12 +77,16 @@ def pipe_end():
     return reader
 
 
+#: Nobody is tried.
+NONE = SimpleNamespace(is_on=False)
+
+
 class Daemon:
     """As much of one as has to do with its keeper; must be made in a running loop."""
 
-    def __init__(self, manager, born):
+    def __init__(self, manager, born, trial=NONE):
         self.admitted = {}
-        self.keeper = SystemdKeeper(Notifier(str(manager.path), None), self._admit)
+        self.keeper = SystemdKeeper(Notifier(str(manager.path), None), self._admit, trial)
         self.keeper.start(None, born)
 
     def _admit(self, name, connection, journal):
@@ -225,6 +231,77 @@ def test_what_systemd_does_not_take_is_said_again_in_order(manager, listener, mo
         assert manager.hear() == [LISTEN, LAUNCH]
         deaf[0] = False
         await until(lambda: manager.hear()[2:] == ["b", "a+1"])
+        daemon.die()
+
+    run(body)
+
+
+class Told:
+    """A trial that notes what is said of it."""
+
+    def __init__(self, *, is_on=False):
+        self.is_on, self.said = is_on, []
+
+    def comes_next(self, patience):
+        self.said.append(f"next {patience}")
+
+    def has_time(self):
+        self.said.append("time")
+
+    def is_past(self):
+        self.said.append("past")
+
+
+def test_one_that_settles_is_held_in_place_of_the_one_before(manager, listener):
+    async def body():
+        told = Told()
+        first = Daemon(manager, {LISTEN: os.dup(listener.fileno())}, told).first()
+        first.keeper.next_is(["/new/python3"], 9)
+        assert (manager.hear(), told.said) == ([LISTEN, LAUNCH, NEXT], ["next 9"])
+        first.die()
+        told = Told(is_on=True)
+        tried = Daemon(manager, manager.born_with(), told)
+        assert manager.hear() == [LISTEN, LAUNCH, NEXT], "it has yet to settle"
+        tried.keeper.settled("/new/launcher")
+        assert (manager.hear(), told.said) == ([LISTEN, f"{LAUNCH}+1"], ["time", "past"])
+        tried.die()
+
+    run(body)
+
+
+def test_one_that_follows_a_trial_takes_it_away(manager, listener):
+    async def body():
+        first = Daemon(manager, {LISTEN: os.dup(listener.fileno())}, Told()).first()
+        first.keeper.next_is(["/new/python3"], 9)
+        manager.hear()
+        first.die()
+        told = Told()
+        back = Daemon(manager, manager.born_with(), told)
+        back.keeper.settled("/launcher")
+        assert (manager.hear(), told.said) == ([LISTEN, LAUNCH], [])
+        back.die()
+
+    run(body)
+
+
+def test_nobody_comes_next_of_whom_systemd_does_not_hear(manager, listener, monkeypatch):
+    async def body():
+        monkeypatch.setattr(systemd, "_RETRY_SECONDS", 0.01)
+        told = Told()
+        daemon = Daemon(manager, {LISTEN: os.dup(listener.fileno())}, told).first()
+        say, deaf = daemon.keeper._notifier.say, [True]
+
+        def stubborn(text, *fds):
+            if deaf[0]:
+                raise TimeoutError("deaf")
+            say(text, *fds)
+
+        monkeypatch.setattr(daemon.keeper._notifier, "say", stubborn)
+        with pytest.raises(HostFailed, match="tell systemd: the next daemon: it does not listen at the moment"):
+            daemon.keeper.next_is(["/new/python3"], 9)
+        deaf[0] = False
+        await until(lambda: not daemon.keeper._unsaid)
+        assert (manager.hear(), told.said) == ([LISTEN, LAUNCH], [])
         daemon.die()
 
     run(body)

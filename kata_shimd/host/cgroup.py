@@ -17,6 +17,7 @@ from kata_shimd.ledger import Kind, Ledger
 _PREFIX: Final = "kata_"
 _SLICE: Final = ".slice"
 _MOUNTS: Final = Path("/proc/self/mountinfo")
+_SELF: Final = Path("/proc/self/cgroup")
 _STEP: Final = "make control group"
 
 
@@ -54,6 +55,25 @@ def join(groups: Sequence[Path]) -> None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
         except OSError as error:
             raise HostFailed("join control group", str(group), error.strerror or "") from error
+
+
+def current() -> tuple[Path, ...]:
+    """The groups that this process is in, for something that is to be where we were."""
+    return tuple(_current(_MOUNTS.read_text(), _SELF.read_text()))
+
+
+def _current(mountinfo: str, own: str) -> Iterator[Path]:
+    """Of each hierarchy that `hierarchies` has; what lies outside of what is mounted here is left out."""
+    lines = [line.split(":", 2) for line in own.splitlines()]
+    where = {name: path for _, names, path in lines for name in names.split(",")}
+    tops = set(hierarchies(mountinfo))
+    for line in mountinfo.splitlines():
+        before, after = (half.split() for half in line.split(" - "))
+        if Path(before[4]) in tops and after[0].startswith("cgroup"):
+            options = after[-1].split(",") if after[0] == "cgroup" else [""]
+            path = next((where[name] for name in options if name in where), "")
+            if Path(path).is_relative_to(before[3]):
+                yield Path(before[4]) / Path(path).relative_to(before[3])
 
 
 def relative(cgroups_path: str) -> Path:

@@ -48,14 +48,14 @@ class HostFiles:
             self._mount(container_id, mount, target)
 
     async def share(self, container_id: str, share: Share) -> None:
-        """Bind a file or directory at ``shared/<directory>/mounts/<name>``, read-only if it is."""
+        """Bind a file or directory at ``shared/<directory>/mounts/<name>``, read-only if it is, with all below it or not."""
         target = self._made(container_id) / "mounts" / share.name
         _make_directory(target.parent)
         if share.source.is_dir():
             _make_directory(target)
         else:
             target.touch(mode=0o600)
-        options = ("rbind", "ro") if share.readonly else ("rbind", "rw")
+        options = ("rbind", "ro" if share.readonly else "rw", *(("rro",) if share.throughout else ()))
         self._mount(container_id, Mount("bind", str(share.source), options), target)
 
     async def undo_container(self, container_id: str) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 #: How long containerd's own shim waits between SIGTERM and SIGKILL.
 GRACE_MS: Final = 12_000
+_WHAT: Final = "logger"
+_STDERR: Final = "logger.stderr"
 #: Descriptors we hand on are kept clear of the numbers the logger expects.
 _CLEAR: Final = 16
 
@@ -72,20 +74,34 @@ class Loggers:
     async def settle(self, container_id: str) -> None:
         """The pipes of a container's loggers are closed: wait until they have ended, at most ``end_seconds``."""
         running = self._running.pop(container_id, [])
+        left = list(self._left(container_id, {process.record for process in running}))
         try:
             async with asyncio.timeout(self._end):
-                for process in running:
+                for process in (*running, *left):
                     await process.wait()
         except TimeoutError:
             _log.warning("%s: its logger does not end at the end of its input", container_id)
+        finally:
+            for process in left:
+                process.forget()
+
+    def _left(self, container_id: str, known: Collection[int]) -> Iterator[Process]:
+        """The container's loggers that an earlier daemon started."""
+        scope, stderr = container_scope(container_id), self._ledger.pod_dir / _STDERR
+        for record in self._ledger.state.live.values():
+            fields = record.fields
+            if record.scope == scope and fields.get("what") == _WHAT and "pid" in fields and record.n not in known:
+                process = Process.adopt(record.n, fields["pid"], fields["start"], _WHAT, stderr)
+                if process is not None:
+                    yield process
 
     def _spawn(self, container_id: str, argv: list[str], fds: tuple[int, int, int]) -> Process:
         return spawn(
             self._ledger,
             replace(self._gate, fds=tuple(zip((3, 4, 5), fds, strict=True))),
             argv,
-            what="logger",
-            stderr=self._ledger.pod_dir / "logger.stderr",
+            what=_WHAT,
+            stderr=self._ledger.pod_dir / _STDERR,
             pass_fds=fds,
             scope=container_scope(container_id),
             polite=True,

@@ -174,7 +174,7 @@ def mount(ledger: Ledger, what: Mount, target: Path, *, scope: str = POD, needs:
     options = Options.parse(what.options)
     record = ledger.plan(Kind.MOUNT, scope=scope, needs=needs, path=str(target))
     if what.type == "bind" or options.flags & Flag.BIND:
-        _bind(what.source, target, options.flags)
+        _bind(what.source, target, options.flags, throughout="rro" in options.data)
     else:
         _mount_fs(what, target, options)
     for propagation in options.propagation:
@@ -229,7 +229,8 @@ def is_mount_point(path: Path) -> bool:
     return bool(int.from_bytes(buffer.raw[8:16], "little") & _STATX_ATTR_MOUNT_ROOT)
 
 
-def _bind(source: str, target: Path, flags: Flag) -> None:
+def _bind(source: str, target: Path, flags: Flag, *, throughout: bool) -> None:
+    """``throughout`` gives what is mounted below the source the flags as well."""
     own = [flag for flag in _ATTRIBUTES if flag in flags]
     if not own:
         _call(source, target, None, Flag.BIND | (flags & Flag.REC), None)
@@ -242,7 +243,8 @@ def _bind(source: str, target: Path, flags: Flag) -> None:
         attributes = _attributes(flags, own)
         empty = ctypes.c_char_p(b"")
         size = ctypes.c_size_t(len(attributes))
-        _syscall("set mount flags", where, _SYS_MOUNT_SETATTR, fd, empty, _AT_EMPTY_PATH, attributes, size)
+        reach = _AT_EMPTY_PATH | (_AT_RECURSIVE if throughout else 0)
+        _syscall("set mount flags", where, _SYS_MOUNT_SETATTR, fd, empty, reach, attributes, size)
         to = os.fsencode(target)
         _syscall("mount bind", where, _SYS_MOVE_MOUNT, fd, empty, _AT_FDCWD, to, _MOVE_MOUNT_F_EMPTY_PATH)
     finally:

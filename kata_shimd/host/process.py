@@ -165,6 +165,23 @@ def spawn(
     return Process(pid, start or 0, what, pidfd, stderr, child=True, record=record)
 
 
+def release(gate: Gate, argv: Sequence[str | Path], *, what: str, pass_fds: Sequence[int] = ()) -> Process:
+    """Run ``argv`` on nobody's record: it is not the pod's, and may outlive it. The gate places it first, so that nothing of it is
+    ever where the pod is.
+
+    :raises HostFailed: the launcher cannot be started
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        pid = _popen(gate.argv(read_end, argv), (read_end, *pass_fds), null, what)
+        os.write(write_end, b"\x01")
+        return Process(pid, 0, what, os.pidfd_open(pid), Path(os.devnull), child=True, record=0)
+    finally:
+        for fd in (read_end, write_end, null):
+            os.close(fd)
+
+
 async def run(
     argv: Sequence[str | Path], *, what: str, limit: int = 8192, pass_fds: Sequence[int] = ()
 ) -> tuple[int, str]:

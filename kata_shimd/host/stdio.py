@@ -6,16 +6,20 @@ is opened for reading too, so that a client's restart is neither EPIPE nor end o
 """
 
 import asyncio
+import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from kata_shimd.errors import InvalidArgument
 from kata_shimd.pod.values import Stdio
+
+_log = logging.getLogger(__name__)
+OpenedT = TypeVar("OpenedT")
 
 #: One read or write of a FIFO; Linux pipes hold 64 KiB unless enlarged.
 CHUNK: Final = 64 << 10
@@ -24,9 +28,14 @@ CHUNK: Final = 64 << 10
 class FifoSource:
     """stdin. A write handle of our own keeps the end of file away until the client says CloseIO, as runc's shim has it."""
 
-    def __init__(self, path: Path) -> None:
-        self._fd = _open_fifo(path, os.O_RDONLY)
-        self._holder = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, fd: int) -> None:
+        """``fd`` reads, and becomes ours; its path may be gone."""
+        self._fd = fd
+        self._holder = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    @classmethod
+    def at(cls, path: Path) -> "FifoSource":
+        return cls(_open_fifo(path, os.O_RDONLY))
 
     def fileno(self) -> int:
         return self._fd
@@ -144,10 +153,12 @@ class HostStreams:
     ) -> None:
         self._start_logger, self._settle_loggers = start_logger, settle_loggers
 
-    def open_source(self, uri: str) -> FifoSource | None:
-        return FifoSource(_path(uri)) if uri else None
+    def open_source(self, container_id: str, exec_id: str, uri: str) -> FifoSource | None:
+        return FifoSource.at(_path(uri)) if uri else None
 
-    async def open_sinks(self, container_id: str, stdout: str, stderr: str) -> tuple[AnySink | None, AnySink | None]:
+    async def open_sinks(
+        self, container_id: str, exec_id: str, stdout: str, stderr: str
+    ) -> tuple[AnySink | None, AnySink | None]:
         """Only stdout's scheme counts: a file or a logger takes stderr too, whatever stderr says."""
         match urlsplit(stdout).scheme:
             case "binary":
@@ -160,8 +171,33 @@ class HostStreams:
     async def settle(self, container_id: str) -> None:
         await self._settle_loggers(container_id)
 
-    def has_left(self, stdio: Stdio) -> bool:
+    async def take_up(
+        self, container_id: str, exec_id: str, stdio: Stdio
+    ) -> tuple[FifoSource | None, AnySink | None, AnySink | None]:
+        """By their names; a logger is not started again."""
+        out, err = _taken_up_sinks(stdio)
+        return _or_none(FifoSource.at, stdio.stdin), out, err
+
+    def has_left(self, container_id: str, exec_id: str, stdio: Stdio) -> bool:
         return False
+
+
+def _taken_up_sinks(stdio: Stdio) -> tuple[AnySink | None, AnySink | None]:
+    match urlsplit(stdio.stdout).scheme:
+        case "binary":
+            return None, None
+        case "file":
+            return _or_none(FileSink, stdio.stdout), _or_none(FileSink, stdio.stdout)
+        case _:
+            return _or_none(FifoSink, stdio.stdout), _or_none(FifoSink, "" if stdio.terminal else stdio.stderr)
+
+
+def _or_none(opener: Callable[[Path], OpenedT], uri: str) -> OpenedT | None:
+    try:
+        return opener(_path(uri)) if uri else None
+    except InvalidArgument as error:
+        _log.warning("a stream cannot be taken up: %s", error)
+        return None
 
 
 def _sink(uri: str) -> FifoSink | None:

@@ -51,3 +51,22 @@ V2 = "31 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
 )
 def test_the_hierarchies(mounts: str, tops: list[str]) -> None:
     assert list(cgroup.hierarchies(mounts)) == list(map(Path, tops))
+
+
+IN_CONTAINER = "32 30 0:28 /docker/1 /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "own", "groups"),
+    [
+        (V2, "0::/system.slice/containerd.service\n", ["/sys/fs/cgroup/system.slice/containerd.service"]),
+        (V2, "0::/\n", ["/sys/fs/cgroup"]),
+        (TMPFS + V1 + NAMED, "2:name=systemd:/x\n1:cpuacct,cpu:/a:b\n", ["/sys/fs/cgroup/cpu,cpuacct/a:b"]),
+        (TMPFS + V1 + BESIDE, "1:cpu,cpuacct:/a\n0::/b\n", ["/sys/fs/cgroup/cpu,cpuacct/a"]),
+        (TMPFS + IN_CONTAINER, "1:cpu,cpuacct:/docker/1/a\n", ["/sys/fs/cgroup/cpu,cpuacct/a"]),
+        (TMPFS + IN_CONTAINER, "1:cpu,cpuacct:/elsewhere\n", []),
+        (TMPFS, "0::/\n", []),
+    ],
+)
+def test_where_a_process_is(mounts: str, own: str, groups: list[str]) -> None:
+    assert list(cgroup._current(mounts, own)) == list(map(Path, groups))

@@ -7,6 +7,8 @@ import pytest
 
 from kata_shimd.errors import InvalidArgument
 from kata_shimd.host.logger import Loggers, arguments
+from kata_shimd.host.process import start_time
+from kata_shimd.ledger import NAME, Kind, Ledger, container_scope
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,7 @@ def test_no_absolute_path_is_refused(uri):
 class Running:
     """A logger that has been started."""
 
-    returncode = None
+    returncode, record = None, 0
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
@@ -40,8 +42,14 @@ class Running:
 
 
 @pytest.fixture
-def loggers():
-    return Loggers(None, None, "ns", ready_seconds=1, end_seconds=60)
+def ledger(tmp_path):
+    (tmp_path / NAME).touch()
+    return Ledger(tmp_path)
+
+
+@pytest.fixture
+def loggers(ledger):
+    return Loggers(ledger, None, "ns", ready_seconds=1, end_seconds=60)
 
 
 class Exiting:
@@ -84,8 +92,8 @@ async def test_delete_waits_for_the_ends_of_its_own_loggers(loggers):
         mine.ended.set()
 
 
-async def test_a_logger_that_does_not_end_is_not_waited_for_any_longer():
-    loggers = Loggers(None, None, "ns", ready_seconds=1, end_seconds=0.01)
+async def test_a_logger_that_does_not_end_is_not_waited_for_any_longer(ledger):
+    loggers = Loggers(ledger, None, "ns", ready_seconds=1, end_seconds=0.01)
     loggers._remember("c1", Running())
     await asyncio.wait_for(loggers.settle("c1"), 1)
     await asyncio.wait_for(loggers.settle("c1"), 1)
@@ -97,3 +105,18 @@ async def test_loggers_that_have_ended_are_forgotten(loggers):
         loggers._remember("c1", ended)
         ended.returncode = 0
     assert len(loggers._running["c1"]) == 1
+
+
+async def test_a_logger_that_an_earlier_daemon_started_is_waited_for_too(loggers, ledger):
+    """It has its input's end, and what is in its pipes still to write."""
+    reader, writer = os.pipe()
+    logger = await asyncio.create_subprocess_exec("/bin/cat", stdin=reader, stdout=asyncio.subprocess.DEVNULL)
+    os.close(reader)
+    record = ledger.plan(Kind.PROCESS, scope=container_scope("c1"), what="logger", polite=True, grace_ms=0)
+    ledger.made(record, pid=logger.pid, start=start_time(logger.pid))
+    async with asyncio.TaskGroup() as group:
+        settling = group.create_task(loggers.settle("c1"))
+        await asyncio.sleep(0.01)
+        assert not settling.done()
+        os.close(writer)
+    assert await logger.wait() == 0

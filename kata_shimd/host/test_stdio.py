@@ -79,7 +79,7 @@ def test_sink_opens_without_a_reader_and_survives_its_restart(run, fifo):
 
 def test_source_ends_only_when_told_and_after_all_is_read(run, fifo):
     async def work():
-        source = FifoSource(fifo)
+        source = FifoSource.at(fifo)
         writer = os.open(fifo, os.O_WRONLY)
         os.write(writer, b"all of it")
         os.close(writer)
@@ -93,7 +93,7 @@ def test_source_ends_only_when_told_and_after_all_is_read(run, fifo):
 
 def test_a_client_that_goes_is_not_the_end(run, fifo):
     async def work():
-        source = FifoSource(fifo)
+        source = FifoSource.at(fifo)
         os.close(os.open(fifo, os.O_WRONLY))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -105,7 +105,7 @@ def test_a_client_that_goes_is_not_the_end(run, fifo):
 
 def test_end_wakes_a_waiting_reader(run, fifo):
     async def work():
-        source = FifoSource(fifo)
+        source = FifoSource.at(fifo)
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(source.read())
             await asyncio.sleep(0)
@@ -120,7 +120,7 @@ def test_closing_leaves_no_fd(run, fifo):
     async def work():
         before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(10):
-            source, sink = FifoSource(fifo), FifoSink(fifo)
+            source, sink = FifoSource.at(fifo), FifoSink(fifo)
             source.close()
             sink.close()
             source.close()
@@ -137,7 +137,7 @@ async def test_a_file_is_readable_whatever_the_umask_and_one_that_is_there_stays
     before = os.umask(0o077)
     try:
         for path in (made, made, there):
-            for sink in await STREAMS.open_sinks("c", f"file://{path}", ""):
+            for sink in await STREAMS.open_sinks("c", "", f"file://{path}", ""):
                 sink.close()
     finally:
         os.umask(before)
@@ -148,11 +148,11 @@ async def test_a_file_is_readable_whatever_the_umask_and_one_that_is_there_stays
 async def test_a_fifo_as_a_file_is_refused_and_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(InvalidArgument, match="fifo"):
-        await STREAMS.open_sinks("c", f"file://{tmp_path}/fifo", "")
+        await STREAMS.open_sinks("c", "", f"file://{tmp_path}/fifo", "")
 
 
 async def test_file_uri_takes_both_streams(tmp_path):
-    out, err = await STREAMS.open_sinks("c", f"file://{tmp_path}/deep/log", "")
+    out, err = await STREAMS.open_sinks("c", "", f"file://{tmp_path}/deep/log", "")
     await out.write(b"out\n")
     await err.write(b"err\n")
     out.close()
@@ -163,19 +163,19 @@ async def test_file_uri_takes_both_streams(tmp_path):
 @pytest.mark.parametrize("uri", ["npipe:///x", "relative", "/no/such/fifo"])
 async def test_bad_paths_are_refused_by_name(uri):
     with pytest.raises(InvalidArgument, match="open stdio"):
-        await STREAMS.open_sinks("c", uri, "")
+        await STREAMS.open_sinks("c", "", uri, "")
 
 
 async def test_a_plain_file_is_no_fifo(tmp_path):
     (tmp_path / "f").touch()
     with pytest.raises(InvalidArgument, match="is no FIFO"):
-        STREAMS.open_source(str(tmp_path / "f"))
+        STREAMS.open_source("c", "", str(tmp_path / "f"))
 
 
 async def test_binary_uri_goes_to_the_logger():
-    assert await STREAMS.open_sinks("c", "binary:///log?x=y", "ignored") == ("logger of", "binary:///log?x=y")
+    assert await STREAMS.open_sinks("c", "", "binary:///log?x=y", "ignored") == ("logger of", "binary:///log?x=y")
 
 
 async def test_unwanted_streams_are_none():
-    assert STREAMS.open_source("") is None
-    assert await STREAMS.open_sinks("c", "", "") == (None, None)
+    assert STREAMS.open_source("c", "", "") is None
+    assert await STREAMS.open_sinks("c", "", "", "") == (None, None)

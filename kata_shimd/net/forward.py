@@ -6,7 +6,9 @@ the guest built here does itself. Another agent does not say that it can, and co
 """
 
 import asyncio
+import itertools
 import logging
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from kata_shimd import supervise
 from kata_shimd.errors import ShimError
 from kata_shimd.net import steer
 from kata_shimd.net.namespace import Namespace
-from kata_shimd.pod.network import ConnectAgent
+from kata_shimd.pod.network import ConnectAgent, ForwardRecord
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +39,13 @@ _RESET: Final = struct.pack("ii", 1, 0)
 Note = Callable[..., None]
 
 
-async def forward(space: Namespace, agent: ConnectAgent, sandbox_id: str, note: Note) -> None:
-    """Serve the namespace's loopback until cancelled. A kernel that cannot is noted, and the pod is without port-forward."""
+async def forward(
+    space: Namespace, agent: ConnectAgent, sandbox_id: str, note: Note, record: ForwardRecord | None = None
+) -> None:
+    """Serve the namespace's loopback until cancelled. A kernel that cannot is noted, and the pod is without port-forward.
+
+    With a ``record`` a later daemon ends in the guest what this one leaves there: its connections die with it.
+    """
     try:
         steered = await space.run(partial(steer.steer, space.fileno()))
     except ShimError as error:
@@ -46,7 +53,9 @@ async def forward(space: Namespace, agent: ConnectAgent, sandbox_id: str, note: 
         return
     try:
         async with asyncio.TaskGroup() as group:
-            forwarder = Forwarder(agent, sandbox_id, note)
+            forwarder = Forwarder(agent, sandbox_id, note, record=record)
+            for name in record.forwards() if record is not None else ():
+                group.create_task(forwarder.forget(name), name="forwarded before")
             for listener in steered.listeners:
                 group.create_task(forwarder.serve(listener, group), name="forward")
     finally:
@@ -56,9 +65,19 @@ async def forward(space: Namespace, agent: ConnectAgent, sandbox_id: str, note: 
 class Forwarder:
     """Carries connections into the guest."""
 
-    def __init__(self, agent: ConnectAgent, sandbox_id: str, note: Note, *, linger: float = LINGER) -> None:
+    def __init__(
+        self,
+        agent: ConnectAgent,
+        sandbox_id: str,
+        note: Note,
+        *,
+        linger: float = LINGER,
+        record: ForwardRecord | None = None,
+    ) -> None:
         self._agent, self._sandbox_id, self._note, self._linger = agent, sandbox_id, note, linger
-        self._count = 0
+        self._record = record
+        # An earlier daemon's calls would be taken for ours, were their names the same.
+        self._names = (f"forward-{os.getpid()}-{number}" for number in itertools.count(1))
         self._room = asyncio.Semaphore(MOST)
         self._loop = asyncio.get_running_loop()
 
@@ -87,8 +106,18 @@ class Forwarder:
         """Whether somebody in the guest took the connection."""
         if FEATURE not in await self._agent.features():
             return False
-        self._count += 1
-        name = f"forward-{self._count}"
+        name = next(self._names)
+        self._note_down(name, there=True)
+        try:
+            return await self._carry_by(name, connection)
+        except asyncio.CancelledError:
+            name = ""  # the daemon ends, and the exec does not
+            raise
+        finally:
+            if name:
+                self._note_down(name, there=False)
+
+    async def _carry_by(self, name: str, connection: socket.socket) -> bool:
         words = ["/pause", "connect", str(steer.port(connection))]
         await self._agent.exec_process(self._sandbox_id, name, {"args": words, "cwd": "/"})
         try:
@@ -97,6 +126,17 @@ class Forwarder:
             await self._end(name)
             raise
         return await self._agent.wait_process(self._sandbox_id, name) == 0
+
+    async def forget(self, name: str) -> None:
+        """End in the guest what an earlier daemon's connection has left there."""
+        await self._end(name)
+        with suppress(ShimError):  # it may never have been begun
+            await self._agent.wait_process(self._sandbox_id, name)
+        self._note_down(name, there=False)
+
+    def _note_down(self, name: str, *, there: bool) -> None:
+        if self._record is not None:
+            self._record.record_forward(name, there=there)
 
     async def _up(self, connection: socket.socket, name: str) -> None:
         """From the client into the guest. A client that has gone ends the other direction too."""

@@ -21,7 +21,7 @@ from kata_shimd.net.namespace import Namespace
 from kata_shimd.net.picture import Picture
 from kata_shimd.net.plan import Model, Wire
 from kata_shimd.net.wiring import SCOPE, Made, Note, Wiring
-from kata_shimd.pod.network import ConnectAgent, GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
+from kata_shimd.pod.network import ConnectAgent, ForwardRecord, GuestNetwork, Interface, NetworkAgent, Nic, NicPlug
 
 #: Ledger values by index of the link: its device's PCI path, empty for one that was there at boot.
 _WIRED: Final = "nic/"
@@ -56,6 +56,8 @@ class PodNetwork:
         self._told = GuestNetwork()
         self._refused: set[str] = set()
         self._picture = Picture()
+        #: How often the namespace was looked at: once, and again for each time that something was heard.
+        self.looks = 0
 
     @classmethod
     async def open(cls, settings: Settings, ledger: Ledger, launcher: Path, note: Note) -> "PodNetwork | None":
@@ -176,9 +178,15 @@ class PodNetwork:
         while await supervise.first_of(ended(), self._changes.wait()) == 1:
             await self._attempt(self._catch_up(agent, plug))
 
-    async def forward(self, agent: ConnectAgent, sandbox_id: str, ended: Callable[[], Awaitable[object]]) -> None:
+    async def forward(
+        self,
+        agent: ConnectAgent,
+        sandbox_id: str,
+        ended: Callable[[], Awaitable[object]],
+        record: ForwardRecord | None = None,
+    ) -> None:
         """Until the VM has ended, carry connections to the namespace's loopback on to the guest's."""
-        await supervise.first_of(ended(), forward.forward(self._space, agent, sandbox_id, self._note))
+        await supervise.first_of(ended(), forward.forward(self._space, agent, sandbox_id, self._note, record))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -212,6 +220,7 @@ class PodNetwork:
 
     async def _look(self) -> Picture:
         """Mostly there is nothing but the loopback, and then netlink's library need not be there either."""
+        self.looks += 1
         names = [name for _, name in await self._space.run(socket.if_nameindex)]
         if names == ["lo"] or self._settings.model is Model.NONE:
             return Picture()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ class Guest:
 
 
 @asynccontextmanager
-async def serving(guest: Guest, **how: float) -> AsyncIterator[tuple[int, list[str]]]:
+async def serving(guest: Guest, **how: Any) -> AsyncIterator[tuple[int, list[str]]]:
     """A forwarder behind a listener of the test's; its port, and what it noted."""
     noted: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -103,7 +104,65 @@ async def test_a_client_that_has_gone_is_not_waited_for() -> None:
         with suppress(ConnectionResetError):
             await reader.read()
         writer.close()
-    assert guest.killed == ["forward-1"]
+    assert guest.killed == [f"forward-{os.getpid()}-1"]
+
+
+class Record(dict[str, bool]):
+    """What is kept for a later daemon."""
+
+    def forwards(self) -> list[str]:
+        return list(self)
+
+    def record_forward(self, name: str, *, there: bool) -> None:
+        if there:
+            self[name] = True
+        else:
+            del self[name]
+
+
+async def test_a_connection_is_on_record_as_long_as_it_is_there() -> None:
+    guest, record = Guest(), Record()
+    async with serving(guest, record=record) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        assert record == {f"forward-{os.getpid()}-1": True}
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+    assert record == {}
+
+
+async def test_a_daemon_that_ends_leaves_its_connections_on_record() -> None:
+    guest, record = Guest(), Record()
+    async with serving(guest, record=record) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        for task in asyncio.all_tasks():
+            if task.get_name() == "forwarded connection":
+                task.cancel()
+        assert await reader.read() == b""
+        writer.close()
+    assert record == {f"forward-{os.getpid()}-1": True}
+
+
+async def test_what_an_earlier_daemon_left_in_the_guest_is_ended() -> None:
+    """Also where the guest knows nothing of it, as its daemon died before it had asked."""
+    guest, record = Guest(), Record({"forward-7-1": True, "forward-7-2": True})
+    await guest.exec_process("s1", "forward-7-1", {"args": ["/pause", "connect", "80"]})
+    unknown = AgentRefused("SignalProcess", "s1", Code.NOT_FOUND, "no such exec")
+
+    async def signal(container_id: str, exec_id: str, number: int) -> None:
+        if exec_id == "forward-7-2":
+            raise unknown
+        guest.killed.append(exec_id)
+
+    guest.signal_process = signal  # type: ignore[method-assign]
+    forwarder = Forwarder(guest, "s1", lambda event, **fields: None, record=record)
+    for name in record.forwards():
+        await forwarder.forget(name)
+    assert (guest.killed, record) == (["forward-7-1"], {})
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ class Container:
         async with process.turn:
             with suppress(ShimError):
                 await self._agent.signal_process(self.id, exec_id, SIGKILL)
-            await process.open_streams(self._streams)  # as they were left
+            await process.take_up_streams(self._streams)
             await process.finish_streams()
 
     async def delete_exec(self, exec_id: str) -> tuple[int, Exit]:

@@ -108,6 +108,16 @@ class ConnectAgent(Protocol):
     async def close_stdin(self, container_id: str, exec_id: str) -> None: ...
 
 
+class ForwardRecord(Protocol):
+    """Which execs in the guest carry connections, for a daemon that comes after this one and has none of these connections."""
+
+    def forwards(self) -> list[str]:
+        """Of an earlier daemon."""
+        ...
+
+    def record_forward(self, name: str, *, there: bool) -> None: ...
+
+
 class NicPlug(Protocol):
     """What is asked of the running VM."""
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kata_shimd.errors import (
@@ -28,7 +29,7 @@ from kata_shimd.pod.kill import Killer
 from kata_shimd.pod.lifecycle import Do
 from kata_shimd.pod.ports import Agent, Host, Publisher, Streams, Vm, Vmm
 from kata_shimd.pod.process import SIGKILL, Budgets
-from kata_shimd.pod.values import LOST, CreateSpec, ExecSpec, Exit, VmExit, check_id
+from kata_shimd.pod.values import LOST, CreateSpec, ExecSpec, Exit, Stdio, VmExit, check_id
 from kata_shimd.pod.watch import Note, Watch
 
 _log = logging.getLogger(__name__)
@@ -61,17 +62,15 @@ class Pod:
         self._guest_seccomp = guest_seccomp
         self._on_stopping = on_stopping
         self.containers: dict[str, Container] = {}
-        self._creating: set[str] = set()
+        self._creating: dict[str, asyncio.Event] = {}
         #: Of those, the ones that nobody waits for any more.
         self._unwanted: set[str] = set()
         self._running: asyncio.Future[tuple[Vm, Agent]] = asyncio.get_running_loop().create_future()
         self.vm_exit: VmExit | None = None
-        self.stopping = asyncio.Event()
-        self._vm_ended = asyncio.Event()
+        self.stopping, self._vm_ended = asyncio.Event(), asyncio.Event()
         self._created_once = False
         self._expiry: asyncio.TimerHandle | None = None
-        self._main = ""
-        self._ending = False
+        self._main, self._ending = "", False
         self._stop: asyncio.Task[None] | None = None
         self._killer = Killer(group, budgets, note, self.booted)
 
@@ -158,9 +157,9 @@ class Pod:
 
     def container(self, container_id: str) -> Container:
         """:raises NotFound: no such container"""
-        if container_id not in self.containers:
+        if (found := self.containers.get(container_id)) is None:
             raise NotFound("look up container", container_id, "no such container")
-        return self.containers[container_id]
+        return found
 
     async def create(self, request: CreateSpec) -> int:
         """Create a container: share its files, make it in the guest. A failure leaves nothing of it.
@@ -170,7 +169,7 @@ class Pod:
         """
         self._created_once = True
         self._check_new(request.container_id)
-        self._creating.add(request.container_id)
+        self._creating[request.container_id] = asyncio.Event()
         try:
             container = await self._create(request)
         finally:
@@ -187,7 +186,7 @@ class Pod:
 
     def _created(self, container_id: str) -> None:
         """Create is over. One that nobody waited for has been undone, and with it goes a pod that has nothing else."""
-        self._creating.discard(container_id)
+        self._creating.pop(container_id).set()
         if container_id in self._unwanted:
             self._unwanted.discard(container_id)
             self.shutdown()
@@ -344,15 +343,29 @@ class Pod:
             container.last_stats = await agent.stats_container(container_id)
         return container.last_stats
 
+    async def finish_abandoning(self, container_id: str) -> None:
+        """As `abandon`, for one that an earlier daemon had begun to remove, perhaps half made."""
+        if container_id not in self.containers and container_id not in self._creating:
+            self._creating[container_id] = asyncio.Event()
+            try:
+                _, agent = await self.booted()
+                await self._south.streams.settle(container_id)
+                await self._undo_create(self._container(CreateSpec(container_id, Path(), (), Stdio()), 0, agent))
+            except ShimError as error:
+                self._note("abandon-failed", container=container_id, error=str(error))
+            finally:
+                self._created(container_id)
+        await self.abandon(container_id)
+
     async def abandon(self, container_id: str) -> None:
         """containerd has given the container up: end and remove it, and the pod with its last one.
 
-        One that is still being created is undone when it is: nobody would ever learn of it (`users.md` §1, 5). One that never
-        was, because its Create failed or did not come, ends a pod that has nothing else.
+        One that is still being created is undone when it is (`users.md` §1, 5). One that never was ends a pod without others.
         """
-        if container_id in self._creating:
+        if (over := self._creating.get(container_id)) is not None:
             self._note("abandoned", container=container_id)
             self._unwanted.add(container_id)
+            await over.wait()
             return
         if container_id not in self.containers:
             if self._created_once:

@@ -172,20 +172,28 @@ class KeepingSink(Sink, Protocol):
 
 
 class Streams(Protocol):
-    """Opens a process's standard streams; an empty path gives None.
+    """Opens a process's standard streams; an empty path gives None, and an empty ``exec_id`` is the container's init.
 
     :raises InvalidArgument: the path or URI is of no known kind
     """
 
-    def open_source(self, uri: str) -> Source | None: ...
+    def open_source(self, container_id: str, exec_id: str, uri: str) -> Source | None: ...
 
-    async def open_sinks(self, container_id: str, stdout: str, stderr: str) -> tuple[Sink | None, Sink | None]: ...
+    async def open_sinks(
+        self, container_id: str, exec_id: str, stdout: str, stderr: str
+    ) -> tuple[Sink | None, Sink | None]: ...
+
+    async def take_up(
+        self, container_id: str, exec_id: str, stdio: Stdio
+    ) -> tuple[Source | None, Sink | None, Sink | None]:
+        """What an earlier daemon had open of a process that has begun. Never fails: a stream that cannot be had is None."""
+        ...
 
     async def settle(self, container_id: str) -> None:
         """Every sink of the container is closed: let what reads them come to its end, for a while. Never fails."""
         ...
 
-    def has_left(self, stdio: Stdio) -> bool:
+    def has_left(self, container_id: str, exec_id: str, stdio: Stdio) -> bool:
         """Whether an earlier daemon left output there that has not been handed on."""
         ...
 

@@ -16,7 +16,7 @@ from typing import Final
 from kata_shimd import supervise
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, FailedPrecondition, NotFound, ShimError, Unavailable
 from kata_shimd.pod.lifecycle import EXEC, INIT, Do, Life, State
-from kata_shimd.pod.ports import Agent, Sink, Streams
+from kata_shimd.pod.ports import Agent, Sink, Source, Streams
 from kata_shimd.pod.pump import Input, Output, output_to
 from kata_shimd.pod.values import LOST, Exit, Snapshot, Stdio
 
@@ -60,6 +60,7 @@ class Process:
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._outputs: tuple[Output, ...] = ()
         self._input: Input | None = None
+        self._unused: Sink | None = None
         self._followed = False
         self._tasks: list[asyncio.Task[None]] = []
         self._readers: list[asyncio.Task[None]] = []
@@ -92,12 +93,25 @@ class Process:
 
     async def open_streams(self, streams: Streams) -> None:
         """Open the host's side. The readers of the FIFOs are there before us, or come later: either is fine."""
-        source = streams.open_source(self.stdio.stdin)
+        self._into(streams.open_source(self.container_id, self.exec_id, self.stdio.stdin))
         stderr = "" if self.stdio.terminal else self.stdio.stderr
-        out, err = await streams.open_sinks(self.container_id, self.stdio.stdout, stderr)
+        self._out_to(*await streams.open_sinks(self.container_id, self.exec_id, self.stdio.stdout, stderr))
+
+    async def take_up_streams(self, streams: Streams) -> None:
+        """Have the streams that an earlier daemon had."""
+        source, out, err = await streams.take_up(self.container_id, self.exec_id, self.stdio)
+        self._into(source)
+        self._out_to(out, err)
+
+    def _into(self, source: Source | None) -> None:
         self._input = Input(source, self._write_stdin, self._close_stdin)
+
+    def _out_to(self, out: Sink | None, err: Sink | None) -> None:
+        """A terminal has one output; a logger's second pipe is open all the same, as long as the process has streams."""
         self._outputs = (self._output(self._agent.read_stdout, out),)
-        if not self.stdio.terminal:
+        if self.stdio.terminal:
+            self._unused = err
+        else:
             self._outputs += (self._output(self._agent.read_stderr, err),)
 
     def _output(self, read: Callable[[str, str, int], Awaitable[bytes]], sink: Sink | None) -> Output:
@@ -133,12 +147,9 @@ class Process:
         """Take up the streams that an earlier daemon had open, and if it runs, its life."""
         if self.exec_id and self.life.state is State.CREATED:
             return
-        if self.life.ended and not streams.has_left(self.stdio):
+        if self.life.ended and not streams.has_left(self.container_id, self.exec_id, self.stdio):
             return
-        try:
-            await self.open_streams(streams)
-        except ShimError as error:
-            _log.error("streams of %s cannot be taken up: %s", self.life.name, error)
+        await self.take_up_streams(streams)
         if self.stdin_ended:
             self.close_stdin()
         if self.life.ended:
@@ -209,6 +220,7 @@ class Process:
                 pass
         for task in (*self._tasks, *self._readers):
             task.cancel()
+        self._close_unused()
 
     async def _progresses(self, output: Output) -> bool:
         before = output.taken
@@ -226,6 +238,12 @@ class Process:
             output.close()
         if self._input is not None:
             self._input.close()
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._unused is not None:
+            self._unused.close()
+            self._unused = None
 
     # --- verbs ---------------------------------------------------------------------------------------------------
 

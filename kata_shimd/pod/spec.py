@@ -116,8 +116,11 @@ def _is_text(value: str) -> bool:
 def check_process(process: Mapping[str, Any], where: str) -> None:
     """:raises InvalidArgument: an OCI Process without arguments or an absolute cwd"""
     args = process.get("args")
-    if not isinstance(args, list) or not args or not all(isinstance(arg, str) for arg in args):
-        raise InvalidArgument("read process", where, "args is no list of strings", hint="does the image set a command?")
+    if not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
+        raise InvalidArgument("read process", where, "args is no list of strings")
+    if not args:
+        hint = "give it a command, or an image with an entry point"
+        raise InvalidArgument("read process", where, "args is empty: there is nothing to run", hint=hint)
     env = process.get("env") or []
     if not isinstance(env, list) or not all(isinstance(item, str) for item in env):
         raise InvalidArgument("read process", where, "env is no list of strings")

@@ -4,6 +4,7 @@ A pure plan: from the OCI spec and the rootfs mounts to a list of shares. The ho
 """
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ SHM: Final = "/dev/shm"
 #: Bytes, where the host made none.
 DEFAULT_SHM: Final = 64 << 20
 
-#: The guest cannot tell a mount below a shared directory from the directory: one that is read-only is so throughout.
 _READ_ONLY: Final = frozenset({"ro", "rro"})
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 #: The guest makes these itself; a host directory there would show the host.
 _GUEST_OWN: Final = ("/proc", "/sys", "/dev/pts", "/dev/mqueue")
 
@@ -35,11 +36,15 @@ class RootfsShare:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A host file or directory to bind into the shared directory, under ``name``."""
+    """A host file or directory to bind into the shared directory, under ``name``.
+
+    :param throughout: what is mounted below it is read-only as well
+    """
 
     source: Path
     name: str
     readonly: bool
+    throughout: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +119,32 @@ def _plan_mount(directory: str, index: int, mount: dict[str, Any]) -> tuple[Shar
         return None, mount
     resolved = _resolve(source)
     name = f"{index}-{resolved.name or 'root'}"
-    share = Share(resolved, name, readonly=not _READ_ONLY.isdisjoint(options))
-    return share, {**mount, "type": "bind", "source": str(GUEST_SHARED / directory / "mounts" / name)}
+    share = Share(resolved, name, readonly=not _READ_ONLY.isdisjoint(options), throughout="rro" in options)
+    rewritten = {**mount, "type": "bind", "source": str(GUEST_SHARED / directory / "mounts" / name)}
+    if _only_the_top_is_read_only(resolved, options):
+        rewritten["options"] = [option for option in options if option != "ro"]
+    return share, rewritten
+
+
+def _only_the_top_is_read_only(source: Path, options: list[str]) -> bool:
+    """Whether what is mounted below ``source`` stays writable, which is the host's to say.
+
+    In the guest a volume is one file system, and read-only there is so throughout. The share's own mount on the host is read-only,
+    and those below it are not: what is written is refused or not by them.
+    """
+    return {"rbind", "ro"} <= set(options) and "rro" not in options and _has_mounts_below(source)
+
+
+def _has_mounts_below(directory: Path) -> bool:
+    start = f"{directory}/".replace("//", "/")
+    table = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    points = (line.split(" ", 5)[4] for line in table.split("\n") if line)
+    return any(_unescaped(point).startswith(start) for point in points)
+
+
+def _unescaped(point: str) -> str:
+    """A path of mountinfo, where blanks are written in octal."""
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), point)
 
 
 def is_bind(mount: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,30 @@ def test_a_share_is_read_only_in_either_way(tmp_path, option, readonly):
     bind = {"type": "bind", "destination": "/data", "source": str(tmp_path), "options": ["rbind", option]}
     (share,) = plan(tmp_path, bind).shares
     assert share.readonly is readonly
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "left"),
+    [
+        (["rbind", "ro"], "/", ["rbind"]),
+        (["rbind", "ro"], "empty", ["rbind", "ro"]),
+        (["bind", "ro"], "/", ["bind", "ro"]),
+        (["rbind", "ro", "rro"], "/", ["rbind", "ro", "rro"]),
+    ],
+    ids=["mounts below", "none below", "not shown", "throughout"],
+)
+def test_what_is_mounted_below_a_read_only_volume_is_as_writable_as_on_the_host(tmp_path, options, source, left):
+    """The guest sees one file system, so read-only there would hold for all of it; the host's mount of the share refuses."""
+    (tmp_path / "empty").mkdir()
+    bind = {"type": "bind", "destination": "/data", "source": str(tmp_path / source), "options": options}
+    made = plan(tmp_path, bind)
+    assert made.mounts[0]["options"] == left
+    assert (made.shares[0].readonly, made.shares[0].throughout) == (True, "rro" in options)
+
+
+def test_mount_points_with_blanks_are_known(tmp_path, monkeypatch):
+    table = "22 1 0:21 / /a\\040b/c rw - tmpfs none rw\n"
+    monkeypatch.setattr(storage.Path, "read_text", lambda self, **how: table)
+    assert storage._has_mounts_below(Path("/a b"))
+    assert not storage._has_mounts_below(Path("/a b/c"))
+    assert not storage._has_mounts_below(Path("/a"))

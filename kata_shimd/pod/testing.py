@@ -284,18 +284,24 @@ class Streams:
         #: Containers, with which of the sinks were closed then.
         self.settled: list[tuple[str, list[bool]]] = []
 
-    def open_source(self, uri: str) -> MemorySource | None:
+    def open_source(self, container_id: str, exec_id: str, uri: str) -> MemorySource | None:
         return self.sources.setdefault(uri, MemorySource()) if uri else None
 
     async def open_sinks(
-        self, container_id: str, stdout: str, stderr: str
+        self, container_id: str, exec_id: str, stdout: str, stderr: str
     ) -> tuple[MemorySink | None, MemorySink | None]:
         return self._sink(stdout), self._sink(stderr)
+
+    async def take_up(
+        self, container_id: str, exec_id: str, stdio: Stdio
+    ) -> tuple[MemorySource | None, MemorySink | None, MemorySink | None]:
+        source = self.open_source(container_id, exec_id, stdio.stdin)
+        return source, self._sink(stdio.stdout), self._sink(stdio.stderr)
 
     async def settle(self, container_id: str) -> None:
         self.settled.append((container_id, [sink.closed for sink in self.sinks.values()]))
 
-    def has_left(self, stdio: Stdio) -> bool:
+    def has_left(self, container_id: str, exec_id: str, stdio: Stdio) -> bool:
         return False
 
     def _sink(self, uri: str) -> MemorySink | None:

@@ -56,6 +56,12 @@ class Taken(int):
     call = 0
 
 
+class Told(str):
+    """A container's id as the guest told it, and the number of the call that brought it; 0 where nobody counts."""
+
+    call = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a process ended: its status (128 + n for signal n) and when, in nanoseconds since the epoch.

@@ -32,12 +32,19 @@ class Abandonment:
         *,
         spoken: Mapping[str, Iterable[str]] = MappingProxyType({}),
         record: Callable[[str, Collection[str]], None] = lambda _connection, _ids: None,
+        given_up: Iterable[str] = (),
+        record_given_up: Callable[[Collection[str]], None] = lambda _ids: None,
+        record_removing: Callable[[Collection[str]], None] = lambda _ids: None,
     ) -> None:
-        """``spoken`` is what an earlier daemon has recorded: containers by connection; ``record`` is told what there is to add."""
+        """``spoken`` is what an earlier daemon has recorded: containers by connection; ``record`` is told what there is to add.
+        The same of containers that were ``given_up``; of those whose removal has begun, see `finish`.
+        """
         self._group, self._remove, self._record = group, remove, record
         self._spoken: defaultdict[str, set[str]] = defaultdict(set)
         self._spoken.update((connection, set(ids)) for connection, ids in spoken.items())
-        self._given_up: set[str] = set()
+        self._given_up = set(given_up)
+        self._record_given_up, self._record_removing = record_given_up, record_removing
+        self._removing: set[str] = set()
         #: Containers whose Create is under way, by the connection that waits for it.
         self._creating: defaultdict[str, set[str]] = defaultdict(set)
 
@@ -46,7 +53,12 @@ class Abandonment:
         if container_id not in self._spoken[connection]:
             self._spoken[connection].add(container_id)
             self._record(connection, self._spoken[connection])
-        self._given_up.discard(container_id)
+        self._give_up(container_id, up=False)
+
+    def _give_up(self, container_id: str, *, up: bool) -> None:
+        if up != (container_id in self._given_up):
+            self._given_up ^= {container_id}
+            self._record_given_up(self._given_up)
 
     @contextmanager
     def creating(self, connection: str, container_id: str) -> Iterator[None]:
@@ -70,7 +82,7 @@ class Abandonment:
 
     def abandon(self, request: pb.AbandonRequest) -> wkt.Empty:
         """`delete` was run for a container while we live."""
-        self._given_up.add(request.id)
+        self._give_up(request.id, up=True)
         self._consider(request.id)
         return wkt.Empty()
 
@@ -78,11 +90,21 @@ class Abandonment:
         if any(container_id in spoken for spoken in self._spoken.values()):
             _log.info("delete was run for %s, which containerd still holds: left alone", container_id)
             return
-        self._given_up.discard(container_id)
         self._begin(container_id)
+        self._give_up(container_id, up=False)
 
-    def _begin(self, container_id: str) -> None:
-        self._group.create_task(self._run(container_id), name=f"abandoned {container_id}")
+    def finish(self, removing: Iterable[str], remove: Callable[[str], Awaitable[None]]) -> None:
+        """Go on with removals that an earlier daemon had begun."""
+        for container_id in tuple(removing):
+            self._begin(container_id, remove)
 
-    async def _run(self, container_id: str) -> None:
-        await self._remove(container_id)
+    def _begin(self, container_id: str, remove: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """On record first: when it has begun, nobody will ask for it again."""
+        self._removing.add(container_id)
+        self._record_removing(self._removing)
+        self._group.create_task(self._run(container_id, remove or self._remove), name=f"abandoned {container_id}")
+
+    async def _run(self, container_id: str, remove: Callable[[str], Awaitable[None]]) -> None:
+        await remove(container_id)
+        self._removing.discard(container_id)
+        self._record_removing(self._removing)

@@ -267,10 +267,41 @@ async def test_create_is_undone_when_it_was_given_up_meanwhile(shim, held):
     async with shim() as s, asyncio.TaskGroup() as group:
         caller = group.create_task(refused(s.create()))
         await held.begun.wait()
-        await s.pod.abandon("c1")
+        removed = group.create_task(s.pod.abandon("c1"))
+        await asyncio.sleep(0)
+        assert not removed.done(), "it is over when nothing is left, for what is over is forgotten"
         held.set()
         assert await caller is Code.UNAVAILABLE
+        await removed
         assert s.pod.containers == {} and s.pod.stopping.is_set()
+
+
+async def test_what_was_given_up_is_on_record_until_it_is_gone():
+    """An `Abandonment` of a later daemon goes on where an earlier one was killed."""
+    log, hold = [], asyncio.Event()
+
+    async def remove(container_id):
+        await hold.wait()
+        log.append(container_id)
+
+    async with asyncio.TaskGroup() as group:
+        record = {
+            "record_given_up": lambda ids: log.append(set(ids)),
+            "record_removing": lambda ids: log.append(set(ids)),
+        }
+        first = Abandonment(group, remove, spoken={"c7": ["a"]}, **record)
+        first.abandon(pod_pb.AbandonRequest(id="a"))
+        first.abandon(pod_pb.AbandonRequest(id="b"))
+        with first.creating("c8", "c"):
+            first.lost("c8")
+        assert log == [{"a"}, {"a", "b"}, {"b"}, {"a"}, {"b", "c"}]
+        log.clear()
+        second = Abandonment(group, remove, spoken={"c7": ["a"]}, given_up=["a"], **record)
+        second.finish(["c"], remove)
+        second.lost("c7")
+        assert log == [{"c"}, {"a", "c"}, set()]
+        hold.set()
+    assert log[-1] == set()
 
 
 async def refused(call):

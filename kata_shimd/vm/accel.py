@@ -1,7 +1,8 @@
 """Which accelerator runs the guest, and why.
 
-`auto` takes KVM only when it can work: /dev/kvm opens, a VM can be made, and the CPU has the extension that a guest kernel
-needs. The last one matters on hosts that offer KVM without hardware support, where a stock kernel hangs right after firmware.
+`auto` takes KVM only when it can work: /dev/kvm opens, the CPU has the extension that a guest kernel needs, and a VM can be
+made. The extension matters on hosts that offer KVM without hardware support, where a stock kernel hangs right after firmware. The
+VM comes last, and once in a process and its forks: to take it down again costs milliseconds.
 """
 
 import fcntl
@@ -11,6 +12,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -66,20 +68,30 @@ def choose(setting: Setting = Setting.AUTO, host: Host | None = None) -> Choice:
 
 def kvm_obstacle(host: Host) -> str:
     """Why KVM cannot run a guest here, or an empty string."""
-    return _device_obstacle(host) or _cpu_obstacle(host)
-
-
-def _device_obstacle(host: Host) -> str:
     try:
         fd = os.open(host.device, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         return f"{host.device}: {error.strerror}"
     try:
+        return _cpu_obstacle(host) or _vm_obstacle(host, fd)
+    finally:
+        os.close(fd)
+
+
+#: Devices that have made a VM. Another module behind the same name is another device node.
+_have_made: set[tuple[Path, int, int, int, int]] = set()
+
+
+def _vm_obstacle(host: Host, fd: int) -> str:
+    found = os.fstat(fd)
+    device = (host.device, found.st_dev, found.st_ino, found.st_rdev, found.st_ctime_ns)
+    if device in _have_made:
+        return ""
+    try:
         os.close(host.create_vm(fd))
     except OSError as error:
         return f"{host.device}: KVM_CREATE_VM: {error.strerror}"
-    finally:
-        os.close(fd)
+    _have_made.add(device)
     return ""
 
 
@@ -87,15 +99,19 @@ def _cpu_obstacle(host: Host) -> str:
     wanted = _VIRTUALISATION_FLAGS.get(host.machine)
     if wanted is None or wanted & _cpu_flags(host.cpuinfo):
         return ""
-    return f"{host.device} works but the CPU has none of {', '.join(sorted(wanted))}"
+    return f"{host.device} is there but the CPU has none of {', '.join(sorted(wanted))}"
 
 
-def _cpu_flags(cpuinfo: Path) -> set[str]:
+@lru_cache
+def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
+    """The first CPU's: what the kernel says of the others may take it long."""
     try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
+        with cpuinfo.open(errors="replace") as lines:
+            return next(
+                (frozenset(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), frozenset()
+            )
     except OSError:
-        return set()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+        return frozenset()
 
 
 def device_groups(device: Path = KVM_DEVICE) -> tuple[int, ...]:

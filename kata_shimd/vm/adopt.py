@@ -52,6 +52,14 @@ async def adopt(
     return None if machine.ended else machine
 
 
+async def end_left(ledger: Ledger) -> None:
+    """End the QEMU on record, by pid and start time, however little it answers; returns when it has ended."""
+    process = _adopted(ledger, qemu.WHAT, ledger.pod_dir / qemu.STDERR)
+    if process is not None:
+        process.kill()
+        await process.wait()
+
+
 def _adopted(ledger: Ledger, what: str, stderr: Path) -> Process | None:
     for record in ledger.state.live.values():
         if record.kind == Kind.PROCESS and record.fields.get("what") == what and "pid" in record.fields:

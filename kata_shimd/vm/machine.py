@@ -35,6 +35,8 @@ CONSOLE_LOG: Final = "console.log"
 #: Ledger values.
 SECRET: Final = "agent-secret"
 CID: Final = "vsock-cid"
+#: Whether the VM on record is a clone that is not itself yet, which no later daemon could go on with.
+HALF: Final = "half-clone"
 
 _TAIL: Final = 4000
 _DEFAULT_BUDGETS: Final = Budgets()

@@ -125,7 +125,10 @@ fn role(annotations: &Map<String, Value>) -> Outcome<Role> {
                         .hint(&format!("annotate it with {}", SANDBOX_KEYS[0]))),
                 };
             }
-            Some(value) => return Err(Failure::new("find container type", key, format!("{value:?} is not one"))),
+            Some(value) => {
+                return Err(Failure::new("find container type", key, format!("{value:?} is not one"))
+                    .hint(&format!("it is {sandbox} or {container}, or is not there at all")));
+            }
         }
     }
     Ok(Role::Sandbox)

@@ -50,9 +50,18 @@ pub fn become_fds(fds: &[&OwnedFd]) -> io::Result<()> {
 /// Undo what Rust's runtime and our parent did to signals, so that the program we become starts with none ignored by
 /// accident and none blocked.
 pub fn reset_signals() {
-    for signal in
-        [libc::SIGPIPE, libc::SIGXFSZ, libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGCHLD]
-    {
+    for signal in [
+        libc::SIGPIPE,
+        libc::SIGXFSZ,
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGQUIT,
+        libc::SIGCHLD,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+    ] {
         // SAFETY: SIG_DFL is a valid disposition of these signals.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
@@ -62,6 +71,22 @@ pub fn reset_signals() {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
     }
+}
+
+/// As `reset_signals`, for a program that becomes a daemon: what somebody sends who wants to look into it, and who finds its pid as soon
+/// as it is on record, must not end it before it has come to its handlers.
+pub fn reset_signals_of_daemon() {
+    reset_signals();
+    for signal in [libc::SIGUSR1, libc::SIGUSR2] {
+        // SAFETY: SIG_IGN is a valid disposition of these signals.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Die of SIGALRM in so many seconds, whatever we have become by then, unless that takes it back.
+pub fn die_in(seconds: u32) {
+    // SAFETY: takes and returns plain numbers.
+    unsafe { libc::alarm(seconds) };
 }
 
 /// Children of ours that end are nobody's business: their ends are seen by pidfd.

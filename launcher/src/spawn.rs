@@ -122,7 +122,7 @@ impl Daemon {
         raise_nofile(None).during("start daemon", "limit of open files")?;
         rustix::process::umask(Mode::from_raw_mode(0o077));
         rustix::process::chdir("/").during("start daemon", "chdir /")?;
-        posix::reset_signals();
+        posix::reset_signals_of_daemon();
         let cause = posix::exec(&self.argv, Some(&self.environment()?));
         let program = self.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
         Err(Failure::new("start daemon", program, cause))

@@ -8,18 +8,24 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from integration.hostile.agent.guest import Answer, Hostile
 from kata_shimd.agent.client import AgentClient, Deadlines
 from kata_shimd.api import task
+from kata_shimd.durable.caller import DurableClient
+from kata_shimd.durable.memory import new
+from kata_shimd.durable.tape import HEAD, Tape
 from kata_shimd.host.stdio import HostStreams
 from kata_shimd.pod import testing
 from kata_shimd.pod.pod import Pod, South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
+from kata_shimd.survive import key_of
 from kata_shimd.task.service import TaskService
+from kata_shimd.ttrpc import Client
 
 #: Seconds; the sum of those that one verb can meet is far below `ENDS`.
 DEADLINES: Final = Deadlines(check=0.2, create_sandbox=0.2, create_container=0.2, usual=0.2)
@@ -106,6 +112,22 @@ class Stage:
         return any(name == event for name, _ in self.notes)
 
 
+class _Kept(AgentClient):
+    """Its calls are in a journal, as with a keeper."""
+
+    def __init__(self, sock: socket.socket, deadlines: Deadlines) -> None:
+        self._tape = Tape(new(HEAD))
+        super().__init__(sock, deadlines)
+
+    def _connect(self, sock: socket.socket) -> Client:
+        durable = partial(DurableClient, barrier=lambda: None, key_of=key_of, consumed=())
+        return durable(sock, self._tape, on_lost=self._lost)
+
+    def close(self) -> None:
+        super().close()
+        self._tape.close()
+
+
 class _Booted:
     """A Vmm whose machine is up."""
 
@@ -132,15 +154,19 @@ async def staged(
     *,
     budgets: Budgets = BUDGETS,
     deadlines: Deadlines = DEADLINES,
+    kept: bool = False,
 ) -> AsyncIterator[Stage]:
-    """A stage until the block is left; what the pod still does is then ended, as the daemon's end ends it."""
+    """A stage until the block is left; what the pod still does is then ended, as the daemon's end ends it.
+
+    ``kept``: the channel is one that would outlive the daemon, in a journal.
+    """
 
     class Left(Exception):
         pass
 
     ours, theirs = socket.socketpair()
     guest = Hostile(theirs, answers or {}, otherwise)
-    client = AgentClient(ours, deadlines)
+    client = _Kept(ours, deadlines) if kept else AgentClient(ours, deadlines)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(guest.run(), name="guest")

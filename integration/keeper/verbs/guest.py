@@ -33,9 +33,15 @@ class Guest:
     def __init__(self, path: Path) -> None:
         self.acts: Counter[str] = Counter()
         self.sessions = 0
+        self.counted = 0
         self.silent: set[str] = set()
+        #: What changes nothing, and was asked while we were silent.
+        self._unanswered: list[tuple[socket.socket, int]] = []
         self._socks: list[socket.socket] = []
         self._processes: dict[tuple[str, str], Process] = {}
+        self._lock = threading.Lock()
+        self._ooms: list[str] = []
+        self._hears_of_oom: tuple[socket.socket, int] | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -58,6 +64,18 @@ class Guest:
         """A process ends by itself."""
         self._end(self._socks[-1], self._processes[name, name], status)
 
+    def oom(self, name: str) -> None:
+        """The kernel kills in a container for memory; whoever asks, now or later, is told once."""
+        with self._lock:
+            self._ooms.append(name)
+            self._tell_oom()
+
+    def _tell_oom(self) -> None:
+        if self._ooms and self._hears_of_oom is not None:
+            sock, stream = self._hears_of_oom
+            self._hears_of_oom = None
+            reply(sock, stream, wire.encode(pb.OomEvent(container_id=self._ooms.pop(0))))
+
     def _accept(self) -> None:
         while True:
             try:
@@ -79,9 +97,18 @@ class Guest:
     def _answer(self, sock: socket.socket, stream: int, request: Request) -> None:
         handler = getattr(self, f"_{request.method}", None)
         if handler is None:
-            reply(sock, stream)
+            if request.method in self.silent:
+                self._unanswered.append((sock, stream))
+            else:
+                reply(sock, stream)
             return
         handler(_Deaf() if request.method in self.silent else sock, stream, request.payload)
+
+    def speak(self) -> None:
+        """Be silent no longer; what only waited for an answer gets it."""
+        self.silent = set()
+        while self._unanswered:
+            reply(*self._unanswered.pop())
 
     def _act(self, *words: object) -> None:
         self.acts[" ".join(map(str, words))] += 1
@@ -143,11 +170,32 @@ class Guest:
         process.waiting.append(stream)
         self._put_out(sock, process)
 
-    def _GetOOMEvent(self, _sock: socket.socket, _stream: int, _payload: bytes) -> None:
-        """Never."""
+    def _TtyWinResize(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        request = wire.decode(pb.TtyWinResizeRequest, payload)
+        self._act("resize", request.exec_id, f"{request.row}x{request.column}")
+        reply(sock, stream)
 
-    def _StatsContainer(self, sock: socket.socket, stream: int, _payload: bytes) -> None:
-        refuse(sock, stream, Code.NOT_FOUND)
+    def _GetOOMEvent(self, sock: socket.socket, stream: int, _payload: bytes) -> None:
+        with self._lock:
+            self._hears_of_oom = sock, stream
+            self._tell_oom()
+
+    def _StatsContainer(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        """As much as tells one answer from another: how often it was asked. What has been removed has no counters."""
+        name = wire.decode(pb.StatsContainerRequest, payload).container_id
+        if (name, name) not in self._processes:
+            refuse(sock, stream, Code.NOT_FOUND)
+            return
+        self.counted += 1
+        usage = pb.MemoryStats(usage=pb.MemoryData(usage=self.counted))
+        cgroup = pb.CgroupStats(memory_stats=usage)
+        reply(sock, stream, wire.encode(pb.StatsContainerResponse(cgroup_stats=cgroup)))
+
+    def _RemoveContainer(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        name = wire.decode(pb.RemoveContainerRequest, payload).container_id
+        self._act("remove", name)
+        self._processes = {key: process for key, process in self._processes.items() if key[0] != name}
+        reply(sock, stream)
 
     # --- processes ---------------------------------------------------------------------------------------------------
 

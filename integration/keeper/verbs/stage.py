@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from integration.conftest import PREFIX
-from integration.harness.pods import Pod
+from integration.harness.pods import BOOTED, Pod
+from integration.harness.sandbox import SANDBOX, TYPE
 from integration.keeper.verbs.guest import Guest, reply
 from integration.launcher.shim import Shim
 from kata_shimd import wire
@@ -70,7 +71,7 @@ class Stage:
         self.events = Events(root / "events")
         self.die = root / "die"
         config = root / "configuration.toml"
-        config.write_text(f'[shimd]\nkeeper = "{self.KEEPER}"\nkeeper_deaths = 1000\n')
+        config.write_text(f'{BOOTED}[shimd]\nkeeper = "{self.KEEPER}"\nkeeper_deaths = 1000\n')
         self.env = {
             "TTRPC_ADDRESS": str(root / "events"),
             "KATA_TEST_GUEST": str(root / "guest"),
@@ -78,19 +79,7 @@ class Stage:
             "KATA_CONF_FILE": str(config),
             "PYTHONPATH": str(Path(__file__).parents[3]),
         }
-        bundle = self.shim.bundle("pod")
-        (bundle / "rootfs").mkdir()
-        (bundle / "config.json").write_text(
-            json.dumps(
-                {
-                    "ociVersion": "1.1.0",
-                    "process": {"args": ["x"], "cwd": "/"},
-                    "root": {"path": "rootfs"},
-                    "linux": {"namespaces": [{"type": "network"}]},
-                }
-            )
-        )
-        self.bundle = bundle
+        bundle = self.bundle = self._bundle("pod", {})
         os.mkfifo(bundle / "log")
         self.log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
 
@@ -107,11 +96,35 @@ class Stage:
             os.mkfifo(path)
         return paths
 
+    def _bundle(self, name: str, annotations: dict[str, str]) -> Path:
+        bundle = self.shim.bundle(name)
+        (bundle / "rootfs").mkdir()
+        config = {
+            "ociVersion": "1.1.0",
+            "process": {"args": ["x"], "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "linux": {"namespaces": [{"type": "network"}]},
+            "annotations": annotations,
+        }
+        (bundle / "config.json").write_text(json.dumps(config))
+        return bundle
+
+    def further(self, name: str) -> Path:
+        """The bundle of one more container of the pod."""
+        return self._bundle(name, {TYPE: "container", SANDBOX: "pod"})
+
     def arm(self, k: int) -> None:
         """The daemon that lives now dies at its k-th durable step."""
         beside = self.die.with_suffix(".new")
         beside.write_text(str(k))
         beside.rename(self.die)
+
+    def configure(self, old: str, new: str) -> None:
+        """For daemons to come."""
+        config = self.root / "configuration.toml"
+        text = config.read_text()
+        assert old in text
+        config.write_text(text.replace(old, new))
 
     def deaths(self) -> int:
         lines = map(json.loads, (self.shim.pod("pod") / "ledger").read_text().splitlines())

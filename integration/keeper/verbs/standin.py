@@ -64,7 +64,7 @@ class Standin:
 
     async def answers(self) -> None:
         """As QMP would: not while the process is stopped."""
-        if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+        if _is_stopped(self.pid):
             await asyncio.Event().wait()
 
     async def settle(self) -> None:
@@ -72,6 +72,10 @@ class Standin:
 
     async def failure(self, step: str, obj: str, cause: str = "") -> VmFailed:
         return VmFailed(step, obj, cause)
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 async def boot(
@@ -97,6 +101,8 @@ async def adopt(ledger: Ledger, _journal: Any, group: Any, _budgets: Any, **_: A
         if record.fields.get("what") == "qemu" and "pid" in record.fields:
             path = ledger.pod_dir / "qemu.stderr"
             process = Process.adopt(record.n, record.fields["pid"], record.fields["start"], "qemu", path)
+            if process is not None and "KATA_TEST_DEAF" in os.environ and _is_stopped(process.pid):
+                raise VmFailed("connect to QMP", "qemu", "it does not answer")
             return Standin(process, group) if process is not None and await _answers(process) else None
     return None
 

@@ -19,6 +19,7 @@ from integration.keeper.verbs.stage import Stage
 from kata_shimd.api import task, wkt
 from kata_shimd.durable.once import MAX_TRIES
 from kata_shimd.errors import Unavailable
+from kata_shimd.ledger import container_scope, read
 from kata_shimd.ttrpc import RpcError
 
 #: What somebody who waits is told by a shim that is dead: nothing, the connection ends.
@@ -105,6 +106,69 @@ def test_a_process_that_ends_while_no_daemon_is_there(stage: Stage, run) -> None
     assert [topic for topic in stage.events.topics if "exit" in topic] == ["/tasks/exit"]
 
 
+def test_counters_of_what_has_ended_are_the_last_that_were_taken(stage: Stage, run) -> None:
+    """Also for a later daemon."""
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        stage.guest.finish("pod", 0)
+        assert await ended == 0
+        before = await stats(caller)
+        await kill(stage, "daemon")
+        assert await stats(caller) == before
+        await finish(stage, caller)
+
+    run(body)
+    assert stage.guest.counted == 1
+
+
+async def stats(caller: Caller) -> bytes:
+    reply = await caller.ask("Stats", task.StatsRequest(id="pod"), task.StatsResponse, armed=False)
+    assert isinstance(reply, task.StatsResponse)
+    assert reply.stats is not None
+    return bytes(reply.stats.value)
+
+
+def test_a_create_that_nobody_waits_for_is_undone_by_whichever_daemon(stage: Stage, run) -> None:
+    """Its connection ends and is forgotten, and the daemon dies before the guest has answered. The name is free again."""
+    bundle, fifos = stage.further("more"), stage.fifos("more")
+    create = task.CreateTaskRequest(id="more", bundle=str(bundle), **fifos)
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        stage.guest.silent = {"CreateContainer"}
+        async with connected(stage) as client:
+            other = Caller(client, stage, 0)
+            with suppress(Unavailable):
+                async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+                    asked = group.create_task(other.ask("Create", create, task.CreateTaskResponse, armed=False))
+                    begun = partial(lambda: stage.guest.acts["create more"] == 1)
+                    await asyncio.to_thread(eventually, "its creation", begun, within=PATIENCE)
+                    asked.cancel()
+        await asyncio.to_thread(eventually, "its abandonment", partial(is_abandoned, stage, "more"), within=PATIENCE)
+        await kill(stage, "daemon")
+        stage.guest.silent = set()
+        await asyncio.to_thread(eventually, "its undoing", partial(is_undone, stage, "more"), within=PATIENCE)
+        await asyncio.to_thread(eventually, "no FIFO", partial(is_closed, stage, "keeper", fifos), within=PATIENCE)
+        assert stage.guest.acts["remove more"] == 1
+        await caller.ask("Create", create, task.CreateTaskResponse, armed=False)
+        await caller.ask("Delete", task.DeleteRequest(id="more"), task.DeleteResponse, armed=False)
+        stage.guest.finish("pod", 0)
+        assert await ended == 0
+        await finish(stage, caller)
+
+    run(body)
+
+
+def is_abandoned(stage: Stage, name: str) -> bool:
+    return f'"removing":["{name}"]' in (stage.pod.directory / "state").read_text()
+
+
+def is_undone(stage: Stage, name: str) -> bool:
+    records = read(stage.pod.directory).live.values()
+    return not any(record.scope == container_scope(name) for record in records) and (
+        (stage.pod.directory / "state").read_text().rpartition('"removing":')[2].startswith("null")
+    )
+
+
 def test_a_machine_that_ends_while_no_daemon_is_there(stage: Stage, run) -> None:
     async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
         with Stopped(stage.pod.process("keeper")):
@@ -116,6 +180,24 @@ def test_a_machine_that_ends_while_no_daemon_is_there(stage: Stage, run) -> None
         await finish(stage, caller)
 
     run(body)
+
+
+def test_a_machine_that_cannot_be_taken_over_is_ended_before_its_tasks_are(stage: Stage) -> None:
+    """Its monitor does not answer the next daemon. Whoever hears of 255 may begin the task elsewhere: nothing of it runs on."""
+    stage.env["KATA_TEST_DEAF"] = "1"
+    stage.shim.start("pod", **stage.env).ok()
+    eventually("the boot", stage.booted, within=PATIENCE)
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        machine = stage.pod.process("qemu")
+        machine.signal(signal.SIGSTOP)
+        stage.pod.process("daemon").kill()
+        assert await ended == 255
+        assert not machine.alive()
+        await finish(stage, caller)
+
+    over_a_container(stage, body)
+    assert [topic for topic in stage.events.topics if "exit" in topic] == ["/tasks/exit"]
 
 
 def test_keepers_and_daemons_that_die_in_turn(stage: Stage, run) -> None:

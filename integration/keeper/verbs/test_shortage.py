@@ -136,3 +136,22 @@ def test_a_keeper_that_hangs_when_the_daemon_dies_is_a_pause(stage: Stage) -> No
         await finish(stage, caller)
 
     run(stage, body)
+
+
+def test_a_keeper_that_cannot_begin_a_daemon_for_a_moment_tries_again(stage: Stage) -> None:
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        keeper = stage.pod.process("keeper")
+        soft, hard = resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, (3, hard))
+        stage.pod.process("daemon").kill()
+        said = stage.pod.directory / "keeper.stderr"
+        await asyncio.to_thread(eventually, "an attempt", lambda: "Too many open" in said.read_text(), within=PATIENCE)
+        resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert await state(caller) == 2
+        assert (stage.deaths(), stage.pod.process("keeper")) == (1, keeper)
+        stage.guest.finish("pod", 3)
+        assert await ended == 3
+        await finish(stage, caller)
+
+    run(stage, body)
+    assert stage.guest.sessions == 1

@@ -20,7 +20,7 @@ from kata_shimd import wire
 from kata_shimd.api import task, wkt
 
 ALL: Final = int(os.environ.get("KATA_SHIMD_STEPS", "0"))
-STEPS: Final = range(1, ALL + 1) if ALL else (1, 2, 3, 5, 8, 13, 20, 30)
+STEPS: Final = range(1, ALL + 1) if ALL else (1, 2, 3, 6, 8, 13, 20, 30)
 
 
 async def echoed(stage: Stage, name: str, data: bytes) -> bytes:
@@ -59,6 +59,10 @@ async def life(stage: Stage, caller: Caller) -> None:
         stage.arm(caller.k)
         data = os.urandom(30_000)
         assert await echoed(stage, "init", data) == data
+        stage.arm(caller.k)
+        stage.guest.oom("pod")
+        # Told before anything else happens, so the order is one order.
+        await asyncio.to_thread(eventually, "the event", lambda: "/tasks/oom" in stage.events.topics, within=PATIENCE)
         spec = wkt.Any(type_url="process", value=json.dumps({"args": ["y"], "cwd": "/"}).encode())
         await caller.do("Exec", task.ExecProcessRequest(id="pod", exec_id="more", spec=spec, **more))
         await caller.ask("Start", task.StartRequest(id="pod", exec_id="more"), task.StartResponse)
@@ -85,7 +89,7 @@ WANTED: Final = Counter({"create pod": 1, "start pod": 1, "exec more": 1, "signa
 #: What containerd is told, each once and in this order.
 TOPICS: Final = [
     f"/tasks/{topic}"
-    for topic in ("create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "exit", "delete")
+    for topic in ("create", "start", "oom", "exec-added", "exec-started", "paused", "resumed", "exit", "exit", "delete")
 ]
 
 

@@ -13,7 +13,7 @@ from kata_shimd.vm.machine import Ground, Machine
 from kata_shimd.vm.race import Ended, while_lives
 from kata_shimd.vm.spec import Budgets, VmSpec
 from kata_shimd.vm.template import key, memory, migration
-from kata_shimd.vm.template.store import Template
+from kata_shimd.vm.template.store import Refused, Template
 
 Step = Callable[[Machine], Awaitable[None]]
 
@@ -30,13 +30,15 @@ async def start(
     plug: Step,
 ) -> Machine:
     """A clone that runs, with its shared directory and what ``plug`` gives it. What is its own it has not been told yet, so it is
-    provisional.
+    provisional, and half a clone on record.
 
-    :raises ShimError: it failed; nothing of it is left but the ground it stood on
+    :raises Refused: the template's memory is not what was written
+    :raises ShimError: it failed; in either case nothing of it is left but the ground it stood on
     """
     own = key.clone(spec)
+    ledger.set(machine.HALF, True)
     ram = memory.new(template.size)
-    copying = asyncio.get_running_loop().run_in_executor(None, memory.copy, template.memory, ram)
+    copying = asyncio.get_running_loop().run_in_executor(None, _copy, template, ram)
     try:
         vm = await machine.spawn(own, ground, ledger, journal, gate, group, budgets, memory=ram)
         vm.provisional = True
@@ -54,6 +56,13 @@ async def start(
         await asyncio.wait([copying])
         os.close(ram)
     return vm
+
+
+def _copy(template: Template, ram: int) -> None:
+    """Blocks."""
+    memory.copy(template.memory, ram)
+    if memory.checksum(ram) != template.checksum:
+        raise Refused("read template", template.key, "its memory is not what was written")
 
 
 async def _load(vm: Machine, spec: VmSpec, template: Template, budgets: Budgets, plug: Step) -> None:

@@ -6,16 +6,17 @@ than its content, and costs nothing when a pod starts.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kata_shimd.errors import HostFailed
 from kata_shimd.vm.argv import argv
 from kata_shimd.vm.spec import ExtraMonitor, VmSpec, Wires
 
 #: Of what lies on disk and of what the agent was asked for; raised whenever either changes.
-FORMAT: Final = 1
+FORMAT: Final = 2
 LENGTH: Final = 20
 #: Room for the shared directory, and for interfaces: all of them are plugged in.
 EXTRA_PORTS: Final = 4
@@ -56,6 +57,14 @@ def inputs(spec: VmSpec) -> dict[str, object]:
         "files": {name: _file(path) for name, path in files.items() if path is not None},
         "argv": argv(original(spec), _WIRES),
     }
+
+
+def holds(depends: Mapping[str, Any]) -> bool:
+    """Whether what a template was made from is still what is there. If not, no pod can want it any more."""
+    try:
+        return depends["boot"] == _boot() and all(_file(Path(said[0])) == said for said in depends["files"].values())
+    except (HostFailed, LookupError, TypeError):
+        return False
 
 
 def name(depends: dict[str, object]) -> str:

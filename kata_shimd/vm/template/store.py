@@ -5,9 +5,10 @@
     PATH/KEY/memory     guest RAM, sparse
     PATH/KEY.lock       held by who makes KEY
     PATH/KEY.failed     its time says when KEY last came to nothing
+    PATH/KEY.missed     a pod whose machine is its own has missed KEY
 
-RAM has no digest: reading it would cost what cloning costs. What guards it is that nobody but root may come near, and that a clone
-whose guest does not answer is given up.
+RAM has a checksum, which each clone's copy of it is held against while QEMU starts. It is no digest: what guards a template against
+more than accidents is that nobody but root may come near.
 """
 
 import fcntl
@@ -35,10 +36,12 @@ MEMORY: Final = "memory"
 BACK_OFF: Final = 600.0
 _LOCK: Final = ".lock"
 _FAILED: Final = ".failed"
+_MISSED: Final = ".missed"
 _NEW: Final = ".new-"
 _OLD: Final = ".old-"
 _MAX_HEADER: Final = 64 << 10
 _BLOCK: Final = 512
+_FACTS: Final = frozenset({"key", "memory", "used", "crc32", "state", "sha256", "made", "depends"})
 _TMPFS: Final = "tmpfs"
 
 
@@ -48,12 +51,15 @@ class Refused(HostFailed):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One that was found whole. The caller owns ``memory``, a descriptor open for reading."""
+    """One that was found whole, as far as can be seen without reading ``memory``, a descriptor that the caller owns, open for
+    reading. ``checksum`` is what its content is to have.
+    """
 
     key: str
     state: bytes
     memory: int
     size: int
+    checksum: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,8 @@ class Store:
         try:
             _check_owner(self.path / key, os.fstat(directory), stat.S_ISDIR)
             header = _header(directory, key)
-            return Template(key, _state(directory, header), _memory(directory, header), header["memory"])
+            state, ram = _state(directory, header), _memory(directory, header)
+            return Template(key, state, ram, header["memory"], header["crc32"])
         finally:
             os.close(directory)
 
@@ -131,10 +138,10 @@ class Store:
         aside = self.path / f"{key}{_NEW}{secrets.token_hex(4)}"
         try:
             aside.mkdir(mode=0o700)
-            used = _write_memory(aside / MEMORY, ram)
+            used, checksum = _write_memory(aside / MEMORY, ram)
             _write(aside / STATE, state)
             digest, size = hashlib.sha256(state).hexdigest(), os.fstat(ram).st_size
-            facts = {"key": key, "memory": size, "used": used, "state": len(state), "sha256": digest}
+            facts = {"key": key, "memory": size, "used": used, "crc32": checksum, "state": len(state), "sha256": digest}
             _write(aside / HEADER, _encode({**facts, "made": time.time(), "depends": depends}))
             self.remove(key)
             aside.rename(self.path / key)
@@ -173,14 +180,42 @@ class Store:
             return []
         return [self._listed(path.name) for path in sorted(self.path.iterdir()) if "." not in path.name]
 
-    def failed(self, key: str) -> None:
-        """Remember that ``key`` came to nothing just now."""
+    def failed(self, key: str, why: str = "") -> None:
+        """Remember that ``key`` came to nothing just now, and why."""
         with suppress(OSError):
-            (self.path / (key + _FAILED)).touch(mode=0o600)
+            path = self.path / (key + _FAILED)
+            path.touch(mode=0o600)
+            path.write_text(why)
+
+    def why_failed(self, key: str) -> str:
+        """Empty when it is not known."""
+        try:
+            return (self.path / (key + _FAILED)).read_text(errors="replace")
+        except OSError:
+            return ""
 
     def forgive(self, key: str) -> None:
         with suppress(OSError):
             (self.path / (key + _FAILED)).unlink(missing_ok=True)
+
+    def missed(self, key: str) -> bool:
+        """Remember that ``key`` was missed; whether it had been before."""
+        path = self.path / (key + _MISSED)
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            return True
+        except OSError as error:
+            raise HostFailed("note template", str(path), error.strerror or "") from error
+        return False
+
+    def is_at_work(self, key: str) -> bool:
+        """Whether somebody makes it now."""
+        path = self.path / (key + _LOCK)
+        if not path.exists():
+            return False
+        with self.making(key) as ours:
+            return not ours
 
     def resting(self, key: str) -> bool:
         """Whether it came to nothing not long ago."""
@@ -213,11 +248,12 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _write_memory(path: Path, ram: int) -> int:
+def _write_memory(path: Path, ram: int) -> tuple[int, int]:
+    """Bytes in use, and their checksum."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, os.fstat(ram).st_size)
-        return memory.copy_used(ram, fd)
+        return memory.copy_used(ram, fd), memory.checksum(fd)
     finally:
         os.close(fd)
 
@@ -231,6 +267,8 @@ def _header(directory: int, key: str) -> dict[str, Any]:
     header: dict[str, Any] = json.loads(text)
     if header["key"] != key:
         raise Refused("read template", key, "it is another's")
+    if not header.keys() >= _FACTS:
+        raise Refused("read template", key, "it is of another format")
     return header
 
 

@@ -1,5 +1,6 @@
 """What a template depends on changes its name; what is a pod's own does not."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,3 +95,24 @@ def test_a_file_that_is_missing_is_said(spec):
     spec.image.unlink()
     with pytest.raises(HostFailed, match=r"look for template: .*image: No such file"):
         key.inputs(spec)
+
+
+def test_what_it_was_made_from_holds_until_a_file_is_replaced(spec):
+    depends = key.inputs(spec)
+    assert key.holds(json.loads(json.dumps(depends)))
+    spec.kernel.rename(spec.kernel.with_suffix(".old"))
+    assert not key.holds(depends)
+    spec.kernel.write_text("as it was")
+    assert not key.holds(depends)
+
+
+def test_what_it_was_made_from_holds_for_one_boot(spec, tmp_path, monkeypatch):
+    depends = key.inputs(spec)
+    (tmp_path / "boot").write_text("another")
+    monkeypatch.setattr(key, "BOOT_ID", tmp_path / "boot")
+    assert not key.holds(depends)
+
+
+@pytest.mark.parametrize("depends", [{}, {"boot": 1}, {"boot": key._boot(), "files": {"qemu": []}}])
+def test_what_says_nothing_of_it_does_not_hold(depends):
+    assert not key.holds(depends)

@@ -4,6 +4,8 @@ import os
 import random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kata_shimd.errors import HostFailed
 from kata_shimd.vm.template import memory
@@ -59,6 +61,29 @@ def test_extents_are_all_data_in_order(files):
     for page in (3, 4, 9):
         os.pwrite(source, b"x", page * PAGE)
     assert list(memory.extents(source)) == [(3 * PAGE, 2 * PAGE), (9 * PAGE, PAGE)]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_checksum_tells_content_and_place(files, data):
+    source, target = files
+    os.pwrite(source, b"content" * 1000, 7 * PAGE)
+    os.pwrite(source, b"x", 20 * PAGE)
+    memory.copy(source, target)
+    whole = memory.checksum(source)
+    assert memory.checksum(target) == whole
+    page, offset = data.draw(st.sampled_from([7, 8, 20])), data.draw(st.integers(0, PAGE - 1))
+    byte = os.pread(target, 1, page * PAGE + offset)
+    os.pwrite(target, bytes([byte[0] ^ data.draw(st.integers(1, 255))]), page * PAGE + offset)
+    assert memory.checksum(target) != whole
+    os.pwrite(target, byte, page * PAGE + offset)
+    assert memory.checksum(target) == whole
+
+
+def test_a_page_that_has_moved_changes_the_checksum(files):
+    for fd, page in zip(files, (3, 4), strict=True):
+        os.pwrite(fd, b"x", page * PAGE)
+    assert memory.checksum(files[0]) != memory.checksum(files[1])
 
 
 def test_no_room_is_said(files, tmp_path):

@@ -1,5 +1,6 @@
 """Templates on disk: what was written is found, everything else is refused, and nobody else is in the way."""
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -97,6 +98,15 @@ def test_of_another_key_it_is_refused(made):
     (made.path / KEY).rename(made.path / "other")
     with pytest.raises(Refused, match="another's"):
         made.find("other")
+
+
+def test_of_another_format_it_is_refused(made):
+    said = json.loads((made.path / KEY / HEADER).read_bytes().partition(b"\n")[2])
+    del said["crc32"]
+    (made.path / KEY / HEADER).write_bytes(store._encode(said))
+    with pytest.raises(Refused, match="another format"):
+        made.find(KEY)
+    assert [each.problem for each in made.list()] == ["it is of another format"]
 
 
 @pytest.mark.parametrize("file", ["", HEADER, STATE, MEMORY])
@@ -208,3 +218,20 @@ def test_a_place_that_is_not_in_memory_is_refused(tmp_path, monkeypatch):
 def test_the_file_system_of_a_place_is_that_of_the_deepest_mount():
     assert store._filesystem(Path("/proc/self")) == "proc"
     assert store._filesystem(Path("/dev/shm")) == "tmpfs"
+
+
+def test_who_is_at_work_is_seen(templates):
+    assert not templates.is_at_work(KEY)
+    with templates.making(KEY):
+        assert templates.is_at_work(KEY)
+    assert not templates.is_at_work(KEY)
+
+
+def test_that_it_was_missed_is_remembered(templates):
+    assert [templates.missed(KEY), templates.missed(KEY), templates.missed("other")] == [False, True, False]
+
+
+def test_why_it_failed_is_remembered(templates):
+    assert templates.why_failed(KEY) == ""
+    templates.failed(KEY, "full")
+    assert templates.why_failed(KEY) == "full"

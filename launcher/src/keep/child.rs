@@ -61,7 +61,7 @@ impl Child {
 fn become_daemon(argv: &[CString], fds: [&OwnedFd; 4]) -> Outcome<std::convert::Infallible> {
     posix::become_fds(&fds).during("start daemon", "hand over fds")?;
     rustix::process::setsid().during("start daemon", "setsid")?;
-    posix::reset_signals();
+    posix::reset_signals_of_daemon();
     let pid = getpid().as_raw_pid();
     let own = [format!("LISTEN_PID={pid}"), "LISTEN_FDS=1".to_owned(), "LISTEN_FDNAMES=keeper".to_owned()];
     let environment = crate::spawn::environment_with(&own)?;

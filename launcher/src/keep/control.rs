@@ -1,7 +1,7 @@
 //! The socket between keeper and daemon: datagrams of lines in sd_notify's form, with fds.
 //!
-//! daemon → keeper: `FDSTORE=1` + `FDNAME=…` and one fd; `FDSTOREREMOVE=1` + `FDNAME=…`; `READY=1`; `NEXT=1` + `PATIENCE=…` and one fd;
-//! `SETTLED=1` + `LAUNCHER=…`.
+//! daemon → keeper: `FDSTORE=1` + `FDNAME=…` and one fd; `FDSTOREREMOVE=1` + `FDNAME=…`; `READY=1`; `NEXT=1` + `PATIENCE=…` and one fd, with
+//! `BEGUN=1` for a daemon that is there; `SETTLED=1` + `LAUNCHER=…`.
 //! keeper → daemon: `LISTEN_FDNAMES=a:b` and as many fds; `START=1` when a new daemon has all there is.
 
 use std::collections::VecDeque;
@@ -31,6 +31,8 @@ pub enum Word {
     Ready,
     /// The command line of the daemon that is to come next, and how long it may take to settle.
     Next(OwnedFd, Duration),
+    /// The same of the daemon that says it: its keeper has died, and it is on trial.
+    OnTrial(OwnedFd, Duration),
     /// Machine and guest are there; the launcher that is the daemon's.
     Settled(String),
     /// Something a newer daemon may say.
@@ -67,7 +69,8 @@ impl Control {
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let got = match recvmsg(&self.socket, &mut [IoSliceMut::new(&mut text)], &mut fds, flags) {
             Ok(got) => got.bytes,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            // Short of memory, it is heard the next time.
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM | Errno::NOBUFS) => return Ok(None),
             // A daemon that died with our messages unread resets the connection; what it had said was read before.
             Err(Errno::CONNRESET | Errno::PIPE) => 0,
             Err(error) => return Err(error),
@@ -137,8 +140,16 @@ fn understand(text: &str, fd: Option<OwnedFd>) -> Word {
     match (name(), fd) {
         (Some(name), Some(fd)) if says("FDSTORE=1") => Word::Store(name, fd),
         (Some(name), None) if says("FDSTOREREMOVE=1") => Word::Remove(name),
+        (Some(name), None) if says("FDSTORE=1") => {
+            eprintln!("keep: {name}: came without its descriptor, for there was no room for one; it is not held");
+            Word::Nothing
+        }
         (None, None) if says("READY=1") => Word::Ready,
-        (None, Some(argv)) if says("NEXT=1") => patience().map_or(Word::Nothing, |patience| Word::Next(argv, patience)),
+        (None, Some(argv)) if says("NEXT=1") => match patience() {
+            Some(patience) if says("BEGUN=1") => Word::OnTrial(argv, patience),
+            Some(patience) => Word::Next(argv, patience),
+            None => Word::Nothing,
+        },
         (None, None) if says("SETTLED=1") => value("LAUNCHER=").map_or(Word::Nothing, Word::Settled),
         _ => Word::Nothing,
     }
@@ -155,6 +166,8 @@ mod tests {
         assert!(matches!(understand("FDSTOREREMOVE=1\nFDNAME=c1", None), Word::Remove(name) if name == "c1"));
         assert!(matches!(understand("READY=1", None), Word::Ready));
         assert!(matches!(understand("NEXT=1\nPATIENCE=9", fd()), Word::Next(_, span) if span.as_secs() == 9));
+        let begun = understand("NEXT=1\nPATIENCE=9\nBEGUN=1", fd());
+        assert!(matches!(begun, Word::OnTrial(_, span) if span.as_secs() == 9));
         assert!(matches!(understand("SETTLED=1\nLAUNCHER=/l", None), Word::Settled(path) if path == "/l"));
     }
 

@@ -38,6 +38,10 @@ use trial::Trial;
 
 /// Not accepting for so long after the host had no fd left.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A daemon that cannot be begun (no memory, no room for its record, no process to be had) is tried again after so long …
+const AGAIN: Duration = Duration::from_millis(200);
+/// … and this often; calls wait meanwhile, and then the pod is given up.
+const ATTEMPTS: u32 = 150;
 
 /// Run until the pod ends; then this process is its `undo`.
 pub fn run(words: &[String]) -> Outcome<()> {
@@ -148,6 +152,7 @@ impl<'a> Keeper<'a> {
                 Word::Remove(name) => self.store.remove(&name),
                 Word::Ready => self.prepare_spare(),
                 Word::Next(argv, patience) => self.prepare_trial(&argv, patience),
+                Word::OnTrial(argv, patience) => self.go_on_with_trial(&argv, patience),
                 Word::Settled(launcher) => self.settle(launcher),
                 Word::Nothing => {}
             }
@@ -172,16 +177,36 @@ impl<'a> Keeper<'a> {
         }
     }
 
+    /// Have another daemon, or end the pod. A host that is short of something for a moment costs that moment.
     fn daemon_died(&mut self) -> Outcome<()> {
         self.daemon = None;
+        self.count_death();
+        for _ in 0..ATTEMPTS {
+            match self.follow() {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(self.become_undo()),
+                Err(failure) => eprintln!("{failure}"),
+            }
+            std::thread::sleep(AGAIN);
+        }
+        eprintln!("keep: {}: no daemon can be begun; the pod is given up", self.options.pod.display());
+        self.give_up();
+        Err(self.become_undo())
+    }
+
+    /// Begin the daemon after the one that died; false if none is to come.
+    fn follow(&mut self) -> Outcome<bool> {
         if self.is_over()? {
-            return Err(self.become_undo());
+            return Ok(false);
         }
         let child = self.next_daemon()?;
-        self.record(&child)?;
+        if let Err(failure) = self.record(&child) {
+            self.spare = Some(child);
+            return Err(failure);
+        }
         let (control, pidfd) = child.let_go(&self.store)?;
         (self.control, self.daemon) = (Control::new(control), pidfd);
-        Ok(())
+        Ok(true)
     }
 
     fn next_daemon(&mut self) -> Outcome<Child> {
@@ -205,14 +230,17 @@ impl<'a> Keeper<'a> {
         spare.map_or_else(|| Child::begin(&self.options.argv, &self.options.pod), Ok)
     }
 
-    /// Whether no further daemon is to come: the pod is stopping, or gone, or its daemons die too fast.
-    fn is_over(&mut self) -> Outcome<bool> {
+    fn count_death(&mut self) {
         let now = Instant::now();
         // One that makes room for the next, or is on trial, is not a daemon that fails.
         self.deaths.extend(self.trial.is_none().then_some(now));
         while self.deaths.front().is_some_and(|first| now.duration_since(*first) > self.options.within) {
             self.deaths.pop_front();
         }
+    }
+
+    /// Whether no further daemon is to come: the pod is stopping, or gone, or its daemons die too fast.
+    fn is_over(&self) -> Outcome<bool> {
         let Some(dir) = PodDir::open(&self.options.pod)? else { return Ok(true) };
         let Some(ledger) = Ledger::read(&dir)? else { return Ok(true) };
         if ledger.is_stopping() {
@@ -222,11 +250,16 @@ impl<'a> Keeper<'a> {
             return Ok(false);
         }
         eprintln!("keep: {}: {} daemons died; the pod is given up", self.options.pod.display(), self.deaths.len());
-        // Those who look at the ledger from now on wait for our undo; on a full disk they look at our pid alone.
-        if let Ok(Some(mut ledger)) = Append::open(&dir, Who::Keeper) {
+        self.give_up();
+        Ok(true)
+    }
+
+    /// Those who look at the ledger from now on wait for our undo; on a full disk they look at our pid alone.
+    fn give_up(&self) {
+        let ledger = PodDir::open(&self.options.pod).ok().flatten().map(|dir| Append::open(&dir, Who::Keeper));
+        if let Some(Ok(Some(mut ledger))) = ledger {
             let _ = ledger.phase("stopping");
         }
-        Ok(true)
     }
 
     /// The ledger's daemon is this one from now on.
@@ -247,6 +280,17 @@ impl<'a> Keeper<'a> {
                 self.trial = Some(trial);
             }
             Err(error) => eprintln!("keep: read the next daemon's command line: {error}"),
+        }
+    }
+
+    /// The daemon that is there is on trial, as it was before another keeper died.
+    fn go_on_with_trial(&mut self, argv: &OwnedFd, patience: Duration) {
+        match Trial::of(argv, patience) {
+            Ok(mut trial) => {
+                trial.begin();
+                (self.trial, self.spare) = (Some(trial), None);
+            }
+            Err(error) => eprintln!("keep: read the daemon's command line: {error}"),
         }
     }
 

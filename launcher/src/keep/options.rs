@@ -34,7 +34,7 @@ impl Options {
             pod: PathBuf::new(),
             next_connection: 1,
             deaths: 10,
-            within: Duration::from_secs(10),
+            within: Duration::from_secs(120),
             spare: false,
             held: None,
             argv: Vec::new(),
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(got.held, Some(vec![("listen".to_owned(), 8), ("c1".to_owned(), 9)]));
         assert!(got.goes_on());
         let words = got.words(2).join(" ");
-        assert_eq!(words, "--pod-dir /p --next-connection 2 --deaths 3 --within 10 --spare");
+        assert_eq!(words, "--pod-dir /p --next-connection 2 --deaths 3 --within 120 --spare");
     }
 
     #[test]

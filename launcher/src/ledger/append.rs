@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
 
-use super::PodDir;
+use super::{PodDir, Trial, trial};
 use crate::failure::{During, Failure, Outcome};
 use crate::pod::Pod;
 use crate::process::Identity;
@@ -75,6 +75,10 @@ impl Append {
 
     pub fn undone(&mut self, n: u64) -> Outcome<()> {
         self.write(&json!({"op": "undone", "n": n}))
+    }
+
+    pub fn trial(&mut self, trial: Trial) -> Outcome<()> {
+        self.write(&json!({"op": "set", "key": trial::KEY, "value": trial.value()}))
     }
 
     pub fn phase(&mut self, phase: &str) -> Outcome<()> {

@@ -5,6 +5,7 @@
 
 mod append;
 mod record;
+mod trial;
 
 use std::fs::File;
 use std::io::Read;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use append::{Append, Who};
 pub use record::{Link, Object, Process, Record};
+pub use trial::Trial;
 
 use crate::failure::{During, Failure, Outcome};
 use crate::pod::check_private;
@@ -36,6 +38,8 @@ pub struct Ledger {
     pub phase: Option<String>,
     /// What a daemon under systemd has said about later ones; None: there are to be none.
     pub keeping: Option<Keeping>,
+    /// Of another installation's daemon, if the pod was to be moved.
+    pub trial: Option<Trial>,
     /// When each daemon of the pod began, oldest first; as in `Identity`.
     pub daemons: Vec<u64>,
 }
@@ -94,6 +98,9 @@ impl Ledger {
             }
             Some("set") if text(&fields, "key").as_deref() == Some("keeping") => {
                 self.keeping = fields.get("value").and_then(Keeping::read);
+            }
+            Some("set") if text(&fields, "key").as_deref() == Some(trial::KEY) => {
+                self.trial = fields.get("value").and_then(Trial::read);
             }
             Some("phase") => self.phase = text(&fields, "phase").or(self.phase.take()),
             _ => {}

@@ -2,6 +2,9 @@
 //!
 //! The first of a pod gets everything from the launcher that waits for it. Later ones find in systemd's store what the daemon before
 //! them had kept there; without anything kept the pod is over, and this ends well, so that systemd does not try again.
+//!
+//! Among what is kept may be how another installation's daemon is started, which then is tried once: it dies of its alarm unless it
+//! settles, and is followed by one like those before. Must never happen: a pod that is lost because what came next was no good.
 
 use std::env;
 use std::ffi::CString;
@@ -17,7 +20,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::launch::Launch;
 use super::{handover, manager};
 use crate::failure::{During, Failure, Outcome};
-use crate::ledger::{Append, Ledger, PodDir, Who};
+use crate::ledger::{Append, Ledger, PodDir, Trial, Who};
 use crate::posix;
 use crate::process::Identity;
 use crate::spawn::{Daemon, settle};
@@ -28,6 +31,8 @@ const FIRST_FD: i32 = 3;
 const PASSED_ON: [&str; 2] = ["NOTIFY_SOCKET", "WATCHDOG_USEC"];
 /// Names in systemd's store.
 const LAUNCH: &str = "launch";
+/// As `launch`, of another installation's daemon.
+const NEXT: &str = "next";
 const MOUNTS: &str = "mounts";
 
 /// Run `unit POD`. Comes back when there is nothing to be done.
@@ -84,37 +89,63 @@ fn is_adopted(pid: i32) -> bool {
 
 /// Go on where a daemon died: in its mount namespace, with all that it had kept.
 fn later(pod: &Path, kept: Vec<(String, OwnedFd)>) -> Outcome<Done> {
-    let find = |wanted: &str| kept.iter().find(|(name, _)| name == wanted).map(|(_, fd)| fd);
-    let (Some(launch), Some(mounts)) = (find(LAUNCH), find(MOUNTS)) else { return Ok(Done::NothingToDo) };
-    if !record(pod)? {
+    let (Some(launch), Some(mounts)) = (newest(&kept, LAUNCH), newest(&kept, MOUNTS)) else {
         return Ok(Done::NothingToDo);
+    };
+    let Some(before) = record(pod)? else { return Ok(Done::NothingToDo) };
+    let stderr = stderr_of(pod)?;
+    let (launch, patience) = match (before, newest(&kept, NEXT)) {
+        (Some(Trial::Next { patience }), Some(next)) => (Launch::read(next)?, Some(patience)),
+        _ => (Launch::read(launch)?, None),
+    };
+    if before == Some(Trial::Begun) {
+        // For people: without it the way back is the same.
+        let said = format!("unit: {}: the daemon on trial has not settled; back to the one before\n", pod.display());
+        let _ = rustix::io::write(&stderr, said.as_bytes());
     }
-    let launch = Launch::read(launch)?;
     move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount)).during(STEP, "mount namespace")?;
     let environ = environment(&launch.environ, &kept)?;
-    let (null, stderr) = (null()?, stderr_of(pod)?);
+    let null = null()?;
     let fds: Vec<&OwnedFd> = [&null, &null, &stderr].into_iter().chain(kept.iter().map(|(_, fd)| fd)).collect();
     settle(&launch.environ).during(STEP, "limits")?;
     posix::become_fds(&fds).during(STEP, "hand over fds")?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     rustix::process::chdir("/").during(STEP, "chdir /")?;
-    posix::reset_signals();
+    posix::reset_signals_of_daemon();
+    if let Some(seconds) = patience {
+        posix::die_in(seconds);
+    }
     let cause = posix::exec(&launch.argv, Some(&environ));
     Err(Failure::new(STEP, pod.display(), cause))
 }
 
-/// The ledger's daemon is this process from now on. False: the pod is over.
-fn record(pod: &Path) -> Outcome<bool> {
-    let Some(dir) = PodDir::open(pod)? else { return Ok(false) };
-    let Some(ledger) = Ledger::read(&dir)?.filter(|ledger| !ledger.is_stopping()) else { return Ok(false) };
+/// The ledger's daemon is this process from now on. How far a trial had come before it; None: the pod is over.
+fn record(pod: &Path) -> Outcome<Option<Option<Trial>>> {
+    let Some(dir) = PodDir::open(pod)? else { return Ok(None) };
+    let Some(ledger) = Ledger::read(&dir)?.filter(|ledger| !ledger.is_stopping()) else { return Ok(None) };
     let us = getpid().as_raw_pid();
     let identity = Identity::of(us).during(STEP, us)?;
-    let (Some(n), Some(us), Some(mut ledger)) =
+    let (Some(n), Some(us), Some(mut append)) =
         (ledger.number_of("daemon"), identity, Append::open(&dir, Who::Keeper)?)
     else {
-        return Ok(false);
+        return Ok(None);
     };
-    ledger.made_process(n, us).map(|()| true)
+    match ledger.trial {
+        Some(Trial::Next { .. }) => append.trial(Trial::Begun)?,
+        Some(Trial::Begun) => append.trial(Trial::Past { since: us.start.saturating_sub(1) })?,
+        _ => {}
+    }
+    append.made_process(n, us).map(|()| Some(ledger.trial))
+}
+
+/// Of what is held under a name more than once, as it is while it is replaced (`kata_shimd/durable/systemd.py`).
+fn newest<'a>(kept: &'a [(String, OwnedFd)], wanted: &str) -> Option<&'a OwnedFd> {
+    let generation = |name: &str| match name.strip_prefix(wanted)? {
+        "" => Some(0),
+        rest => rest.strip_prefix('+')?.parse::<u64>().ok(),
+    };
+    let found = kept.iter().filter_map(|(name, fd)| Some((generation(name)?, fd)));
+    found.max_by_key(|(generation, _)| *generation).map(|(_, fd)| fd)
 }
 
 /// What systemd held for us, by name, in the order of their numbers.
@@ -157,4 +188,19 @@ fn stderr_of(pod: &Path) -> Outcome<OwnedFd> {
     let path = pod.join("daemon.stderr");
     let opened = File::options().append(true).create(true).mode(0o600).open(&path);
     Ok(opened.during("open", path.display())?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_a_name_counts() {
+        let file = || File::open("/dev/null").map(OwnedFd::from).unwrap_or_else(|error| unreachable!("{error}"));
+        let names = ["launch+2", "launch", "launch+10", "launcher", "next+x"];
+        let kept: Vec<_> = names.map(|name| (name.to_owned(), file())).into();
+        let at = |wanted| newest(&kept, wanted).map(std::os::fd::AsRawFd::as_raw_fd);
+        assert_eq!(at("launch"), kept.get(2).map(|(_, fd)| std::os::fd::AsRawFd::as_raw_fd(fd)));
+        assert_eq!(at("next"), None);
+    }
 }

@@ -10,7 +10,7 @@ use rustix::process::getpid;
 use super::manager;
 use crate::deadline::Deadline;
 use crate::failure::{During, Failure, Outcome};
-use crate::ledger::{Append, Ledger, PodDir, Who};
+use crate::ledger::{Append, Ledger, PodDir, Trial, Who};
 use crate::lock::Lock;
 use crate::process::Identity;
 use crate::undo::{POD, Undo};
@@ -30,7 +30,7 @@ pub fn run(words: &[String]) -> Outcome<()> {
     let Some(ledger) = Ledger::read(&dir)? else { return Ok(()) };
     let result = env::var("SERVICE_RESULT").unwrap_or_default();
     let Some(now) = Identity::of(getpid().as_raw_pid()).during("end unit", path.display())? else { return Ok(()) };
-    let Some(why) = over(&ledger, &result, now.start) else { return Ok(()) };
+    let Some(why) = over(&ledger, &result, now.start) else { return go_on(path, &ledger, &result) };
     if !ledger.is_stopping() {
         eprintln!("unit-ended: {}: {why}: the pod is given up", path.display());
         // Those who look at the ledger from now on wait for our undo; on a full disk they look at the unit alone.
@@ -39,6 +39,19 @@ pub fn run(words: &[String]) -> Outcome<()> {
         }
     }
     give_up(path, &ledger)
+}
+
+/// Another is to come: systemd starts one after a failure alone, and our failure is one of the unit's.
+fn go_on(path: &Path, ledger: &Ledger, result: &str) -> Outcome<()> {
+    match result == "success" && on_trial(ledger) {
+        true => Err(Failure::new("end unit", path.display(), "the daemon on trial ended as if its pod had")),
+        false => Ok(()),
+    }
+}
+
+/// What makes room for another version's daemon, or is that, does not fail.
+fn on_trial(ledger: &Ledger) -> bool {
+    matches!(ledger.trial, Some(Trial::Next { .. } | Trial::Begun))
 }
 
 /// Why no further daemon is to come; None if one is, or if the launcher sees to what was not ready yet.
@@ -50,6 +63,9 @@ fn over(ledger: &Ledger, result: &str, now: u64) -> Option<String> {
         return None;
     }
     let Some(keeping) = ledger.keeping else { return Some("its daemon is gone, and nothing was kept".to_owned()) };
+    if on_trial(ledger) {
+        return None;
+    }
     if matches!(result, "success" | "timeout") {
         return Some(format!("its daemon ended with {result}"));
     }
@@ -58,7 +74,11 @@ fn over(ledger: &Ledger, result: &str, now: u64) -> Option<String> {
         _ => (keeping.deaths, keeping.within),
     };
     let since = now.saturating_sub(within.as_secs().saturating_mul(TICKS_PER_SECOND));
-    let begun = ledger.daemons.iter().filter(|start| **start >= since).count();
+    let moved = match ledger.trial {
+        Some(Trial::Past { since }) => since,
+        _ => 0,
+    };
+    let begun = ledger.daemons.iter().filter(|start| **start >= since && **start > moved).count();
     (begun > deaths).then(|| format!("{begun} daemons died within {} s", within.as_secs()))
 }
 
@@ -120,6 +140,31 @@ mod tests {
     fn deaths_are_counted_over_their_time() {
         assert!(is_over(&ledger("running", true, &[5, 4, 3, 2, 1]), "signal"));
         assert!(!is_over(&ledger("running", true, &[1_001, 4, 3, 2, 1]), "signal"));
+    }
+
+    #[test]
+    fn what_is_on_trial_may_end_as_it_likes() {
+        for trial in ["{\"is\":\"next\",\"patience\":9}", "{\"is\":\"begun\"}"] {
+            let mut tried = ledger("running", true, &[6, 5, 4, 3, 2, 1]);
+            tried.trial = serde_json::from_str(trial).ok().and_then(|value| Trial::read(&value));
+            for result in ["signal", "exit-code", "watchdog", "timeout", "success"] {
+                assert!(!is_over(&tried, result), "{trial} {result}");
+            }
+            assert!(go_on(Path::new("/p"), &tried, "success").is_err(), "or systemd would start no other");
+            assert!(go_on(Path::new("/p"), &tried, "signal").is_ok());
+        }
+        let mut stopping = ledger("stopping", true, &[1]);
+        stopping.trial = Some(Trial::Begun);
+        assert!(is_over(&stopping, "signal"));
+    }
+
+    #[test]
+    fn after_a_trial_deaths_are_counted_anew() {
+        let mut tried = ledger("running", true, &[6, 5, 4, 3, 2, 1]);
+        tried.trial = Some(Trial::Past { since: NOW - 3 });
+        assert!(!is_over(&tried, "signal"));
+        tried.trial = Some(Trial::Past { since: NOW - 7 });
+        assert!(is_over(&tried, "signal"));
     }
 
     #[test]
