@@ -1,1 +1,1 @@
-"""Benchmarks: scripts that print tables. Run by hand, on a quiet machine; nothing here asserts anything about time."""
+"""Benchmarks: `python -m integration.bench`. Run by hand, on a quiet machine; nothing here asserts anything about time."""

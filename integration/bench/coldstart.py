@@ -1,35 +1,24 @@
 """A cold pod, from the spawn of `start` to the first byte its container prints, beside bare QEMU on the same kernel.
 
-    python -m integration.bench.coldstart [--runs 11] [--quick] [--guest DIR] [--launcher FILE]
-
-Each round boots, in turn: a pod of ours; (a) bare QEMU with the same guest, until its agent acknowledges a session; (b) bare QEMU
-with the same kernel and a trivial static init, until that says it is ready. Interleaved, because the machines' speed drifts.
+Each round boots, in turn: a pod of ours; (a) bare QEMU with the same guest, until its agent acknowledges a session;
+(b) bare QEMU with the same kernel and a trivial static init, until that says it is ready.
 """
 
-import argparse
-import os
-import platform
-import re
 import secrets
-import shlex
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from integration.bench.pod import BenchPod, Timeline
-from integration.harness.scale import hardware_virtualisation
+from integration.bench.results import Claim, Group, Measured, Options, Series
 from integration.image.machine import Boot, Machine
 
 #: Kata's default, and ours: what a pod gets when nobody says anything.
 MEMORY_MIB: Final = 2048
 HELLO: Final = b"KATA-SHIMD-HELO\n"
+TRIVIAL: Final = "(b) bare QEMU, same kernel, trivial init"
 ACK: Final = "KATA-SHIMD-ACK0\n"
-AIMS: Final = {"ready ÷ (b)": "≤ 1.3", "first byte ÷ ready": "≤ 1.4", "MiB the guest uses": "≤ 57 (60 MB)"}
 
 
 def agent_ready(guest: Path) -> float:
@@ -53,72 +42,58 @@ def cold_pod(launcher: Path) -> Timeline:
         return pod.measure()
 
 
-def row(name: str, seconds: Sequence[float]) -> str:
-    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
-    return f"| {name} | {middle:.2f} | {high - low:.2f} | {len(seconds)} |"
-
-
-def table(pods: Sequence[Timeline], guests: Sequence[float], trivial: Sequence[float]) -> str:
-    """Median, inter-quartile range and n of each row, in seconds; ratios are medians of the rounds' own ratios."""
-    phases = {name: [pod.phases[name] / 1000 for pod in pods] for name in pods[0].phases}
-    rows = [
-        "| what | median s | IQR s | n |",
-        "| --- | --- | --- | --- |",
-        row("`start` answered", [pod.started for pod in pods]),
-        *(row(f"boot: {name}", seconds) for name, seconds in phases.items()),
-        row("ready: the agent has made the sandbox", [pod.ready for pod in pods]),
-        row("first byte of the container", [pod.first_byte for pod in pods]),
-        row("(a) bare QEMU, same guest, agent ready", guests),
-        row("(b) bare QEMU, same kernel, trivial init", trivial),
-    ]
-    return "\n".join([*rows, "", *ratios(pods, guests, trivial)])
-
-
-def ratios(pods: Sequence[Timeline], guests: Sequence[float], trivial: Sequence[float]) -> list[str]:
-    measured: Mapping[str, list[float]] = {
-        "ready ÷ (b)": [pod.ready / bare for pod, bare in zip(pods, trivial, strict=True)],
-        "ready ÷ (a)": [pod.ready / bare for pod, bare in zip(pods, guests, strict=True)],
-        "first byte ÷ ready": [pod.first_byte / pod.ready for pod in pods],
-        "MiB the guest uses": [pod.used_mib for pod in pods],
-    }
-    rows = ["| what | median | aim |", "| --- | --- | --- |"]
-    return rows + [
-        f"| {name} | {statistics.median(values):.2f} | {AIMS.get(name, '')} |" for name, values in measured.items()
-    ]
-
-
-def circumstances(guest: Path, bench: str = "coldstart") -> str:
-    """What has to stand beside numbers: when, on what, with what, and how busy that was."""
-    qemu = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
-    cpu = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    facts = {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}, load average {load} at the end",
-        "guests run by": "KVM" if hardware_virtualisation() else "TCG",
-        "versions": f"Linux {platform.release()}, {qemu.splitlines()[0]}, Python {platform.python_version()}",
-        "guest": guest.resolve().name[:12],
-        "command": shlex.join(["python", "-m", f"integration.bench.{bench}", *sys.argv[1:]]),
-    }
-    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=11)
-    parser.add_argument("--quick", action="store_true", help="one round, to see that it works")
-    parser.add_argument("--guest", type=Path, default=Path("/var/lib/kata-shimd/guest/current"))
-    parser.add_argument("--launcher", type=Path, default=Path("/opt/kata-shimd/bin/containerd-shim-kata-v2"))
-    arguments = parser.parse_args()
+def measure(options: Options) -> tuple[list[Timeline], list[float], list[float]]:
+    """A value a round of: a pod, (a), (b)."""
     pods: list[Timeline] = []
     guests: list[float] = []
     trivial: list[float] = []
-    for _ in range(1 if arguments.quick else arguments.runs):
-        pods.append(cold_pod(arguments.launcher))
-        guests.append(agent_ready(arguments.guest))
-        trivial.append(trivial_ready(arguments.guest))
-    print(circumstances(arguments.guest), table(pods, guests, trivial), sep="\n\n")
+    for _ in range(options.rounds):
+        pods.append(cold_pod(options.launcher))
+        guests.append(agent_ready(options.guest))
+        trivial.append(trivial_ready(options.guest))
+    return pods, guests, trivial
 
 
-if __name__ == "__main__":
-    main()
+def timelines(pods: Sequence[Timeline], prefix: str = "") -> dict[str, Series]:
+    """Each moment and phase of pods, in seconds."""
+    values = {"`start` answered": [pod.started for pod in pods]}
+    values |= {f"boot: {name}": [pod.phases[name] / 1000 for pod in pods] for name in pods[0].phases}
+    values |= {"ready": [pod.ready for pod in pods], "first byte": [pod.first_byte for pod in pods]}
+    return {prefix + name: Series("s", seconds) for name, seconds in values.items()}
+
+
+def run(options: Options) -> Measured:
+    pods, guests, trivial = measure(options)
+    return {
+        **timelines(pods),
+        "(a) bare QEMU, same guest, agent ready": Series("s", guests),
+        TRIVIAL: Series("s", trivial),
+        "the guest uses": Series("MiB", [pod.used_mib for pod in pods]),
+    }
+
+
+GROUP: Final = Group(
+    "cold-start",
+    "A cold pod",
+    """From the spawn of `start` to the first byte its container prints, beside bare QEMU that boots (a) the same guest until
+its agent acknowledges a session and (b) the same kernel with a static init that says one word. `ready` is when the
+agent has made the sandbox. What the guest uses is MemTotal − MemAvailable − page cache, the container included.""",
+    run,
+    (
+        Claim(
+            "cold pod, spawn to first byte ÷ bare QEMU to trivial init, same kernel",
+            "first byte",
+            TRIVIAL,
+            1.6,
+            limits="a guest with an agent and a root, virtio-fs, room to grow, and the container's own start: see the page",
+        ),
+        Claim("cold pod, spawn to ready ÷ the same", "ready", TRIVIAL, 1.3, limits="see the page"),
+        Claim(
+            "cold pod, spawn to ready ÷ bare QEMU with the same guest",
+            "ready",
+            "(a) bare QEMU, same guest, agent ready",
+        ),
+        Claim("cold pod, first byte ÷ ready", "first byte", "ready", 1.4),
+        Claim("memory the guest uses (60 MB)", "the guest uses", aim=57),
+    ),
+)

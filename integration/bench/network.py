@@ -1,25 +1,21 @@
 """Throughput and latency between a bridge and a pod, beside the same bridge and a plain veth pair.
 
-    python -m integration.bench.network [--runs 5] [--mib 64] [--models tcfilter,macvtap]
-
-The far end is the same static busybox each time: in a namespace behind a veth pair, then as a pod's container behind each model.
-The near end is this program, inside the private host. Bulk is TCP; a round trip is one byte there and back over TCP, and an
-ICMP echo.
+The far end is the same static busybox each time: in a namespace behind a veth pair, then as a pod's container behind
+each model. The near end is this program, inside the private host. Bulk is TCP; a round trip is one byte there and
+back over TCP, and an ICMP echo.
 """
 
-import argparse
-import os
 import re
 import statistics
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from integration.harness import cni, image, process, versions
+from integration.bench.results import Claim, Group, Measured, Options, Series, in_tmp
+from integration.harness import cni, image, process
 from integration.harness.containerd import Containerd
 from integration.harness.ctr import Ctr
 from integration.harness.host import Host
@@ -27,7 +23,9 @@ from integration.harness.pods import BOOTED
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 
-PREFIX: Final = Path(os.environ.get("KATA_SHIMD_PREFIX", "/opt/kata-shimd"))
+PLAIN: Final = "veth pair"
+MODELS: Final = ("tcfilter", "macvtap")
+MIB: Final = 4
 SUBNET: Final = "10.87.0.0/24"
 SINK, SOURCE, ECHO = 5001, 5002, 5003  # as in NEAR
 ROUND_TRIPS: Final = 200
@@ -68,6 +66,14 @@ class Figures:
     out: float
     trip_ms: float
     ping_ms: float
+
+
+PARTS: Final[tuple[tuple[str, str, Callable[[Figures], float]], ...]] = (
+    ("TCP into the pod", "MiB/s", lambda figures: figures.into),
+    ("TCP out of the pod", "MiB/s", lambda figures: figures.out),
+    ("TCP round trip", "ms", lambda figures: figures.trip_ms),
+    ("ICMP round trip", "ms", lambda figures: figures.ping_ms),
+)
 
 
 def measure(host: Host, address: str, mib: int) -> Figures:
@@ -132,62 +138,43 @@ def address_of(host: Host, space: cni.Namespace) -> str:
     return found[1]
 
 
-def table(rounds: Mapping[str, Sequence[Figures]]) -> str:
-    """Medians, and how they compare with the veth pair's, which comes first."""
-    parts: tuple[tuple[str, str, Callable[[Figures], float], bool], ...] = (
-        ("TCP into the pod", "MiB/s", lambda f: f.into, True),
-        ("TCP out of the pod", "MiB/s", lambda f: f.out, True),
-        ("TCP round trip", "ms", lambda f: f.trip_ms, False),
-        ("ICMP round trip", "ms", lambda f: f.ping_ms, False),
-    )
-    names = list(rounds)
-    lines = [f"| what | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
-    for title, unit, value, more_is_better in parts:
-        medians = [statistics.median(map(value, rounds[name])) for name in names]
-        cells = [f"{median:.3g} {unit}{share(median, medians[0], more_is_better)}" for median in medians]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _ends(stack: ExitStack, prefix: Path, directory: Path) -> tuple[Host, dict[str, str]]:
+    """The private host, and the address of each far end."""
+    host = stack.enter_context(Host([prefix / "bin"]))
+    ctr = Ctr(stack.enter_context(Containerd(host)), "bench", image=image.NAME)
+    image.write_image(directory / "image.tar")
+    ctr("image", "import", directory / "image.tar").ok()
+    network = cni.bridge(host, "kt0", SUBNET)
+    ends = {PLAIN: stack.enter_context(veth(host, network))}
+    for model in MODELS:
+        ends[model] = stack.enter_context(pod(host, ctr, network, model, directory))
+    return host, ends
 
 
-def conditions(arguments: argparse.Namespace, loads: Sequence[float]) -> str:
-    """What the figures hold for: without it they say little."""
-    words = f"--runs {arguments.runs} --mib {arguments.mib} --models {arguments.models}"
-    load = f"load {min(loads):.1f} to {max(loads):.1f}, {statistics.median(loads):.1f} in the middle"
-    runs = f"The middle of {arguments.runs} runs, each of {arguments.mib} MiB both ways, {ROUND_TRIPS} round trips and 20 pings."
-    return f"{versions.line()}, {load}, by `python3 -m integration.bench.network {words}`. {runs}"
-
-
-def share(value: float, plain: float, more_is_better: bool) -> str:
-    if value == plain:
-        return ""
-    return f" (÷ {plain / value:.1f})" if more_is_better else f" (× {value / plain:.1f})"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--mib", type=int, default=64)
-    parser.add_argument("--models", default="tcfilter,macvtap")
-    arguments = parser.parse_args()
-    process.become_subreaper()
+def run(options: Options) -> Measured:
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp")))
-        host = stack.enter_context(Host([PREFIX / "bin"]))
-        ctr = Ctr(stack.enter_context(Containerd(host)), "bench", image=image.NAME)
-        image.write_image(directory / "image.tar")
-        ctr("image", "import", directory / "image.tar").ok()
-        network = cni.bridge(host, "kt0", SUBNET)
-        ends = {"veth pair": stack.enter_context(veth(host, network))}
-        for model in arguments.models.split(","):
-            ends[model] = stack.enter_context(pod(host, ctr, network, model, directory))
+        host, ends = _ends(stack, options.prefix, stack.enter_context(in_tmp()))
         rounds: dict[str, list[Figures]] = {name: [] for name in ends}
-        loads = [os.getloadavg()[0]]
-        for _ in range(arguments.runs):
+        for _ in range(options.rounds):
             for name, address in ends.items():
-                rounds[name].append(measure(host, address, arguments.mib))
-                loads.append(os.getloadavg()[0])
-        print(f"{conditions(arguments, loads)}\n\n{table(rounds)}")
+                rounds[name].append(measure(host, address, 1 if options.quick else MIB))
+    return {
+        f"{name}: {what}": Series(unit, [value(one) for one in figures])
+        for name, figures in rounds.items()
+        for what, unit, value in PARTS
+    }
 
 
-if __name__ == "__main__":
-    main()
+GROUP: Final = Group(
+    "network",
+    "The network",
+    f"""Between a bridge of the host and a pod, by either model, beside the same bridge and a plain veth pair: the far end is
+the same busybox each time. Bulk is {MIB} MiB of TCP; a round trip is one byte there and back over TCP, or an ICMP
+echo.""",
+    run,
+    tuple(
+        Claim(f"{what}, {model} ÷ veth pair", f"{model}: {what}", f"{PLAIN}: {what}")
+        for model in MODELS
+        for what, _, _ in PARTS
+    ),
+)

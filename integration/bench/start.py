@@ -1,30 +1,24 @@
-"""The `start` verb of a new pod and of a further container beside containerd-shim-runc-v2's, and what a daemon weighs.
-
-    python -m integration.bench.start [--runs 21] [--quick] [--pods 0] [--prefix DIR]
+"""The `start` verb of a new pod and of a further container beside containerd-shim-runc-v2's.
 
 Each round runs, in turn: runc's `start`; ours with a cold interpreter; ours with a fork of the zygote, made when it is asked; ours
 with the child that the zygote forks ahead; and ours for a further container of that pod. Every pod is deleted before the next is
 measured, so that no machine boots beside it. All of it has a mount namespace of its own, in which /run is in memory as on a node:
-there lie everybody's sockets, and bundles. ``--pods N`` then starts N pods from the zygote, weighs their daemons (PSS, the zygote's
-own shared out among them), and times the last `start` beside the first.
+there lie everybody's sockets, and bundles.
 """
 
-import argparse
 import json
 import os
-import shutil
 import signal
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from integration.bench.coldstart import row
+from integration.bench.results import Claim, Group, Measured, Options, Series, in_tmp
+from integration.bench.runc import binary, open_log
 from integration.harness import pods, process
 from integration.harness.pods import BOOTED
 from integration.harness.waiting import eventually
@@ -35,8 +29,6 @@ NOTES: Final = "io.kubernetes.cri"
 _IN_MEMORY: Final = "KATA_SHIMD_BENCH_RUN"
 #: poll(2), as /proc/PID/syscall has it on x86-64 and arm64.
 _POLL: Final = ("7", "73")
-AIMS: Final = {"zygote ÷ runc's": 0.7, "further container ÷ runc's": 0.25, "start of the last pod ÷ the first": 1.2}
-PSS_AIM_MB: Final = 6.0
 
 
 class Node:
@@ -96,15 +88,30 @@ class Node:
 
     def runc_start(self, name: str) -> float:
         """runc's shim, ended again: it would wait for its first container."""
+        with self._runc_shim(name) as (took, _):
+            return took
+
+    def runc_weights(self, count: int) -> list[float]:
+        """Megabytes of each of so many of runc's shims."""
+        with ExitStack() as stack:
+            shims = [stack.enter_context(self._runc_shim(f"r{number}"))[1] for number in range(count)]
+            return [pss(shim.pid) for shim in shims]
+
+    @contextmanager
+    def _runc_shim(self, name: str) -> Iterator[tuple[float, process.Process]]:
+        """How long its `start` took, and the shim."""
         bundle = self.bundle(name, name)
+        log = open_log(bundle)
         before = set(process.descendants())
         took = self.verb(self.runc, name, bundle, "start", TTRPC_ADDRESS=f"{self.address}.ttrpc")
-        for left in set(process.descendants()) - before:
-            left.kill()
-        process.reap_orphans()
-        address = (bundle / "address").read_text()
-        Path(address.removeprefix("unix://")).unlink(missing_ok=True)
-        return took
+        [shim] = set(process.descendants()) - before
+        try:
+            yield took, shim
+        finally:
+            shim.kill()
+            process.reap_orphans()
+            os.close(log)
+            Path((bundle / "address").read_text().removeprefix("unix://")).unlink(missing_ok=True)
 
     def ahead(self, zygote: int) -> process.Process:
         """The child that the zygote forks ahead, once it waits."""
@@ -163,45 +170,7 @@ def measure(node: Node, rounds: int) -> Mapping[str, Sequence[float]]:
     return taken
 
 
-def table(taken: Mapping[str, Sequence[float]]) -> str:
-    milliseconds = {name: [1000 * value for value in values] for name, values in taken.items()}
-    rows = ["| `start` | median ms | IQR ms | n |", "| --- | --- | --- | --- |"]
-    rows += [row(name, values) for name, values in milliseconds.items()]
-    rows += ["", "| ratio | median | aim |", "| --- | --- | --- |"]
-    for name in OURS:
-        ratio = statistics.median(ours / its for ours, its in zip(taken[name], taken["runc's"], strict=True))
-        rows.append(f"| {name} ÷ runc's | {ratio:.2f} | {_aim(f'{name} ÷ runc' + chr(39) + 's')} |")
-    return "\n".join(rows)
-
-
-def _aim(name: str) -> str:
-    return f"≤ {AIMS[name]}" if name in AIMS else ""
-
-
-def weigh(node: Node, count: int) -> str:
-    """``count`` pods at once: what their daemons weigh, and what the last start cost."""
-    names = [f"w{number}" for number in range(count)]
-    with node.zygote() as zygote:
-        try:
-            took = [_settled(node, name) for name in names]
-            daemons = [pss(node.pod(name).process("daemon").pid) for name in names]
-            own = pss(zygote)
-        finally:
-            for name in names:
-                if (node.root / "b" / name).exists():
-                    node.delete(name)
-    each = (sum(daemons) + own) / count
-    rows = [
-        "| what | MB |",
-        "| --- | --- |",
-        f"| a daemon's PSS at {count} pods, median | {statistics.median(daemons):.1f} |",
-    ]
-    rows += [f"| the zygote's PSS | {own:.1f} |", f"| both, per pod (aim ≤ {PSS_AIM_MB:g}) | {each:.1f} |", ""]
-    last = "start of the last pod ÷ the first"
-    return "\n".join([*rows, f"{last}: {took[-1] / took[0]:.2f} (aim {_aim(last)})"])
-
-
-def _settled(node: Node, name: str) -> float:
+def settled(node: Node, name: str) -> float:
     """Start a pod, and wait until its agent answers: what is weighed has booted, and the next starts on a quiet machine."""
     took = node.start(name)
     eventually(
@@ -217,7 +186,7 @@ def pss(pid: int) -> float:
     return int(values["Pss"].split()[0]) * 1024 / 1e6
 
 
-def _with_run_in_memory() -> None:
+def with_run_in_memory() -> None:
     """Go on in a mount namespace of our own, in which nothing but what we make is in /run."""
     if _IN_MEMORY not in os.environ:
         environ = {**os.environ, _IN_MEMORY: "1"}
@@ -225,24 +194,35 @@ def _with_run_in_memory() -> None:
         os.execvpe(argv[0], [*argv, *sys.orig_argv[1:]], environ)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=21)
-    parser.add_argument("--quick", action="store_true", help="one round, to see that it works")
-    parser.add_argument("--pods", type=int, default=0, help="how many pods to weigh at once")
-    parser.add_argument("--prefix", type=Path, default=Path(os.environ.get("KATA_SHIMD_PREFIX", "/opt/kata-shimd")))
-    arguments = parser.parse_args()
-    runc = shutil.which("containerd-shim-runc-v2")
-    if runc is None:
-        parser.error("containerd-shim-runc-v2 is not on the PATH")
-    _with_run_in_memory()
-    process.become_subreaper()
-    with tempfile.TemporaryDirectory(prefix="ks-", dir="/run") as root:
-        node = Node(Path(root), arguments.prefix, Path(runc))
-        print(table(measure(node, 1 if arguments.quick else arguments.runs)))
-        if arguments.pods:
-            print("\n" + weigh(node, arguments.pods))
+def place() -> str:
+    """Where sockets and bundles are: on a node, in /run."""
+    return "/run" if _IN_MEMORY in os.environ else "/tmp"
 
 
-if __name__ == "__main__":
-    main()
+def run(options: Options) -> Measured:
+    with in_tmp(place()) as root:
+        taken = measure(Node(root, options.prefix, binary()), options.rounds)
+    return {name: Series("ms", [1000 * value for value in values]) for name, values in taken.items()}
+
+
+GROUP: Final = Group(
+    "start",
+    "The verb `start`",
+    """How long containerd waits for `containerd-shim-kata-v2 start`, by each way there is, beside `containerd-shim-runc-v2
+start`. Every pod is deleted before the next is measured, so that no machine boots beside it. "Zygote" is the
+child that was forked and has rehearsed before, "when asked" a fork that is made for the request, as it is for pods that
+come in quick succession.""",
+    run,
+    (
+        Claim(
+            "`start` verb, new pod, with zygote ÷ containerd-shim-runc-v2 `start`",
+            "zygote",
+            "runc's",
+            0.7,
+            limits="a child that was forked ahead has still to be woken, and begins a boot beside its answer",
+        ),
+        Claim("`start`, further container ÷ the same", "further container", "runc's", 0.25),
+        Claim("`start` verb, new pod, forked when asked ÷ the same", "zygote, when asked", "runc's"),
+        Claim("`start` verb, new pod, without zygote ÷ the same", "cold", "runc's"),
+    ),
+)

@@ -1,27 +1,23 @@
-"""A pod that is a clone of a template, beside one that is booted: from the spawn of `start` to the first byte its container prints.
+"""A pod that is a clone of a template, beside one that is booted: from the spawn of `start` to the first byte its
+container prints.
 
-    python -m integration.bench.template [--runs 11] [--quick] [--guest DIR] [--launcher FILE]
-
-Each round makes one of each, in turn, with the same guest and the same configuration but for the one key. The template is made
-before the first round, by `kata-shimd template build`, and taken away after the last. Where there is KVM the same command measures
-that.
+Each round makes one of each, in turn, with the same guest and the same configuration but for the one key. The
+template is made before the first round, by `kata-shimd template build`, and taken away after the last.
 """
 
-import argparse
 import secrets
 import shutil
-import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from integration.bench.coldstart import circumstances, row
+from integration.bench.coldstart import timelines
 from integration.bench.pod import BenchPod, Timeline
+from integration.bench.results import Claim, Group, Measured, Options
 
-AIM: Final = "≤ 0.3"
 CONFIG: Final = """[shimd]
 guest_dir = "{guest}"
 [factory]
@@ -41,7 +37,7 @@ def configurations(guest: Path, launcher: Path) -> Iterator[tuple[Path, Path]]:
         tool = launcher.with_name("kata-shimd")
         build: list[str | Path] = [tool, "template", "build", "--config", cloned, "--run-dir", Path(root, "run")]
         try:
-            print(subprocess.run(build, check=True, capture_output=True, text=True).stdout)
+            subprocess.run(build, check=True, capture_output=True)
             yield cold, cloned
         finally:
             shutil.rmtree(path, ignore_errors=True)
@@ -55,48 +51,27 @@ def measure(launcher: Path, config: Path) -> Timeline:
         return pod.measure()
 
 
-def table(cold: Sequence[Timeline], cloned: Sequence[Timeline]) -> str:
-    """Median, inter-quartile range and n of each row; ratios are medians of the rounds' own ratios."""
-    rows = ["| what | median s | IQR s | n |", "| --- | --- | --- | --- |"]
-    for name, pods in (("booted", cold), ("cloned", cloned)):
-        rows += [row(f"{name}: `start` answered", [pod.started for pod in pods])]
-        rows += [row(f"{name}: {phase}", [pod.phases[phase] / 1000 for pod in pods]) for phase in pods[0].phases]
-        rows += [row(f"{name}: ready", [pod.ready for pod in pods])]
-        rows += [row(f"{name}: first byte of the container", [pod.first_byte for pod in pods])]
-    return "\n".join([*rows, "", *ratios(cold, cloned)])
-
-
-def ratios(cold: Sequence[Timeline], cloned: Sequence[Timeline]) -> list[str]:
-    pairs = list(zip(cloned, cold, strict=True))
-    measured = {
-        "VM ready, from `start` answered": [
-            (one.ready - one.started) / (other.ready - other.started) for one, other in pairs
-        ],
-        "ready": [one.ready / other.ready for one, other in pairs],
-        "first byte": [one.first_byte / other.first_byte for one, other in pairs],
-    }
-    rows = ["| cloned ÷ booted | median | aim |", "| --- | --- | --- |"]
-    return rows + [
-        f"| {name} | {statistics.median(values):.2f} | {AIM if name == 'first byte' else ''} |"
-        for name, values in measured.items()
-    ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=11)
-    parser.add_argument("--quick", action="store_true", help="one round, to see that it works")
-    parser.add_argument("--guest", type=Path, default=Path("/var/lib/kata-shimd/guest/current"))
-    parser.add_argument("--launcher", type=Path, default=Path("/opt/kata-shimd/bin/containerd-shim-kata-v2"))
-    arguments = parser.parse_args()
+def run(options: Options) -> Measured:
     cold: list[Timeline] = []
     cloned: list[Timeline] = []
-    with configurations(arguments.guest, arguments.launcher) as (without, with_template):
-        for _ in range(1 if arguments.quick else arguments.runs):
-            cold.append(measure(arguments.launcher, without))
-            cloned.append(measure(arguments.launcher, with_template))
-    print(circumstances(arguments.guest, "template"), table(cold, cloned), sep="\n\n")
+    with configurations(options.guest, options.launcher) as (without, with_template):
+        for _ in range(options.rounds):
+            cold.append(measure(options.launcher, without))
+            cloned.append(measure(options.launcher, with_template))
+    return {**timelines(cold, "booted: "), **timelines(cloned, "cloned: ")}
 
 
-if __name__ == "__main__":
-    main()
+GROUP: Final = Group(
+    "template",
+    "A pod that is cloned, beside one that is booted",
+    """From the spawn of `start` to the first byte its container prints, with the same guest and the same configuration but
+for `factory.enable_template`; the template is made before the first round. With KVM the same command measures that,
+which **has not been done**. `memory` is what was left to wait for of the copy when QEMU had started; `identity` is
+the session in which a clone is given time and randomness of its own, `dial` the handshake of the pod's own session
+after it.""",
+    run,
+    (
+        Claim("templated pod, spawn to first byte ÷ cold pod", "cloned: first byte", "booted: first byte", 0.3),
+        Claim("templated pod, spawn to ready ÷ cold pod", "cloned: ready", "booted: ready"),
+    ),
+)
