@@ -107,6 +107,8 @@ class Process:
 
     def _into(self, source: Source | None) -> None:
         self._input = Input(source, self._write_stdin, self._close_stdin)
+        if self.stdin_ended:
+            self._input.end()
 
     def _out_to(self, out: Sink | None, err: Sink | None) -> None:
         """A terminal has one output; a logger's second pipe is open all the same, as long as the process has streams."""
@@ -152,8 +154,6 @@ class Process:
         if self.life.ended and not streams.has_left(self.container_id, self.exec_id, self.stdio):
             return
         await self.take_up_streams(streams)
-        if self.stdin_ended:
-            self.close_stdin()
         if self.life.ended:
             self._followed = True
             self._pump(group)

@@ -79,6 +79,19 @@ async def test_stdin_is_copied_whole_and_closed_after_close_io(world):
         assert process.stdin == b"0123456789" * 3
 
 
+async def test_close_io_that_comes_before_an_execs_streams_are_open_is_not_lost(world):
+    """A client whose input fits into the FIFO says it at once, and Start may only be under way, or be begun again by a later daemon."""
+    async with world() as w:
+        await w.running()
+        await w.exec(stdio=Stdio(stdin="in"))
+        w.pod.container("c1").process("e1").close_stdin()
+        await w.pod.start("c1", "e1")
+        w.streams.sources["in"].data.put_nowait(b"all of it")
+        process = w.guest.process("c1", "e1")
+        await testing.until(lambda: process.stdin_closed)
+        assert process.stdin == b"all of it"
+
+
 async def test_no_stdin_closes_the_guests_at_once(world):
     async with world() as w:
         await w.running()
