@@ -170,6 +170,10 @@ class Guest:
         process.waiting.append(stream)
         self._put_out(sock, process)
 
+    def _UpdateContainer(self, sock: socket.socket, stream: int, payload: bytes) -> None:
+        self._act("update", wire.decode(pb.UpdateContainerRequest, payload).container_id)
+        reply(sock, stream)
+
     def _TtyWinResize(self, sock: socket.socket, stream: int, payload: bytes) -> None:
         request = wire.decode(pb.TtyWinResizeRequest, payload)
         self._act("resize", request.exec_id, f"{request.row}x{request.column}")

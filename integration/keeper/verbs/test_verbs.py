@@ -1,13 +1,17 @@
 """One container's whole life and an exec's, each verb of it with a daemon that dies at its k-th durable step.
 
 containerd is a client of the test's on one connection. Short form: a few steps; ``KATA_SHIMD_STEPS=60``
-takes every one up to the 60th.
+takes every one up to the 60th, and goes on from there until no verb has as many.
 """
 
 import asyncio
 import json
 import os
+import tempfile
 from collections import Counter
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -16,10 +20,14 @@ from integration.harness.waiting import eventually
 from integration.keeper.verbs.client import PATIENCE, SERVICE, Caller, connected
 from integration.keeper.verbs.guest import CODE
 from integration.keeper.verbs.stage import Stage
+from integration.keeper.verbs.test_ends import finish
+from integration.keeper.verbs.test_ends import running as over_a_container
 from kata_shimd import wire
 from kata_shimd.api import task, wkt
+from kata_shimd.ttrpc import RpcError
 
 ALL: Final = int(os.environ.get("KATA_SHIMD_STEPS", "0"))
+BESIDE_STEPS: Final = range(1, ALL + 1) if ALL else (1, 4, 7)
 STEPS: Final = range(1, ALL + 1) if ALL else (1, 2, 3, 6, 8, 13, 20, 30)
 
 
@@ -47,6 +55,14 @@ async def echoed(stage: Stage, name: str, data: bytes) -> bytes:
         os.close(writer)
 
 
+async def kill(caller: Caller, request: task.KillRequest) -> None:
+    """With SIGKILL. One that a daemon died over may have come true by the time the next one takes it up."""
+    try:
+        await caller.do("Kill", request)
+    except RpcError as error:
+        assert caller.k and "process has already ended" in str(error), error
+
+
 async def life(stage: Stage, caller: Caller) -> None:
     """Every verb, in the order of a life; asserts what a client would."""
     init, more = stage.fifos("init"), stage.fifos("more")
@@ -72,7 +88,7 @@ async def life(stage: Stage, caller: Caller) -> None:
         state = await caller.ask("State", task.StateRequest(id="pod"), task.StateResponse)
         assert state.status == 4
         await caller.do("Resume", task.ResumeRequest(id="pod"))
-        await caller.do("Kill", task.KillRequest(id="pod", exec_id="more", signal=9))
+        await kill(caller, task.KillRequest(id="pod", exec_id="more", signal=9))
         end = await caller.ask("Wait", task.WaitRequest(id="pod", exec_id="more"), task.WaitResponse)
         assert end.exit_status == 137
         gone = await caller.ask("Delete", task.DeleteRequest(id="pod", exec_id="more"), task.DeleteResponse)
@@ -93,8 +109,11 @@ TOPICS: Final = [
 ]
 
 
-def lived(stage: Stage, k: int) -> None:
-    """A booted pod's life to its end, with a death at the k-th step of each verb: everything is done once, and told once."""
+def lived(stage: Stage, k: int) -> int:
+    """A booted pod's life to its end, with a death at the k-th step of each verb: everything is done once, and told once.
+
+    Returns how many daemons died.
+    """
 
     async def body() -> int:
         async with connected(stage) as client:
@@ -112,7 +131,9 @@ def lived(stage: Stage, k: int) -> None:
     assert stage.guest.acts == WANTED
     assert stage.events.topics == TOPICS
     assert stage.guest.sessions == 1, "the guest never saw a daemon die"
-    assert deaths >= (5 if k < 10 else 0), "the kills were not where they were meant to be"
+    if not ALL:
+        assert deaths >= (5 if k < 10 else 1), "the kills were not where they were meant to be"
+    return deaths
 
 
 @pytest.mark.parametrize("k", STEPS)
@@ -120,6 +141,90 @@ def test_every_verb_is_carried_out_once(stage: Stage, k: int) -> None:
     stage.shim.start("pod", **stage.env).ok()
     eventually("the boot", stage.booted, within=PATIENCE)
     lived(stage, k)
+
+
+async def beside(stage: Stage, caller: Caller) -> None:
+    """A further container's life beside the pod's own, and the verbs that the first life has not."""
+    bundle, side = stage.further("side"), stage.fifos("side")
+    side.pop("stderr")
+    request = task.CreateTaskRequest(id="side", bundle=str(bundle), terminal=True, **side)
+    await caller.ask("Create", request, task.CreateTaskResponse)
+    await caller.ask("Start", task.StartRequest(id="side"), task.StartResponse)
+    assert (await caller.ask("Connect", task.ConnectRequest(id="side"), task.ConnectResponse)).task_pid > 0
+    limits = wkt.Any(type_url="resources", value=b'{"cpu": {"shares": 77}}')
+    await caller.do("Update", task.UpdateTaskRequest(id="side", resources=limits))
+    await caller.do("ResizePty", task.ResizePtyRequest(id="side", width=7, height=9))
+    assert (await caller.ask("Stats", task.StatsRequest(id="side"), task.StatsResponse)).stats is not None
+    spec = wkt.Any(type_url="process", value=json.dumps({"args": ["y"], "cwd": "/"}).encode())
+    await caller.do("Exec", task.ExecProcessRequest(id="side", exec_id="more", spec=spec))
+    await caller.ask("Start", task.StartRequest(id="side", exec_id="more"), task.StartResponse)
+    assert len((await caller.ask("Pids", task.PidsRequest(id="side"), task.PidsResponse)).processes) == 2
+    await caller.do("Kill", task.KillRequest(id="side", signal=10, all=True))
+    await kill(caller, task.KillRequest(id="side", exec_id="more", signal=9))
+    await caller.ask("Wait", task.WaitRequest(id="side", exec_id="more"), task.WaitResponse)
+    await kill(caller, task.KillRequest(id="side", signal=9, all=True))
+    assert (await caller.ask("Wait", task.WaitRequest(id="side"), task.WaitResponse)).exit_status == 137
+    assert (await caller.ask("Delete", task.DeleteRequest(id="side"), task.DeleteResponse)).exit_status == 137
+    await caller.do("Shutdown", task.ShutdownRequest(id="side"))
+
+
+BESIDE_WANTED: Final = Counter(
+    [
+        "create pod", "start pod", "create side", "start side", "update side", "resize side 9x7", "exec more",
+        "signal side 10", "signal more 10", "signal more 9", "signal side 9", "remove side",
+    ]
+)  # fmt: skip
+BESIDE_TOPICS: Final = [
+    f"/tasks/{topic}"
+    for topic in (
+        "create", "start", "create", "start", "exec-added", "exec-started", "exit", "exit", "delete", "exit", "delete",
+    )
+]  # fmt: skip
+
+
+def lived_beside(stage: Stage, k: int) -> int:
+    """As `lived`, of the second container; the pod's own begins before any death and ends after the last."""
+
+    async def body() -> int:
+        async with over_a_container(stage) as (caller, ended):
+            await beside(stage, Caller(caller.client, stage, k))
+            deaths = stage.deaths()
+            stage.die.unlink(missing_ok=True)
+            stage.guest.finish("pod", 0)
+            assert await ended == 0
+            await finish(stage, caller)
+        return deaths
+
+    deaths = asyncio.run(body())
+    assert stage.guest.acts == BESIDE_WANTED
+    assert stage.events.topics == BESIDE_TOPICS
+    assert stage.guest.sessions == 1, "the guest never saw a daemon die"
+    if not ALL:
+        assert deaths >= 5, "the kills were not where they were meant to be"
+    return deaths
+
+
+@pytest.mark.parametrize("k", BESIDE_STEPS)
+def test_a_container_beside_another(stage: Stage, k: int) -> None:
+    stage.shim.start("pod", **stage.env).ok()
+    eventually("the boot", stage.booted, within=PATIENCE)
+    lived_beside(stage, k)
+
+
+@pytest.mark.skipif(not ALL, reason="the long form")
+@pytest.mark.parametrize("live", [lived, lived_beside])
+def test_no_step_is_left(live: Callable[[Stage, int], int]) -> None:
+    """Each step from the last of the other tests' on, until no verb has that many."""
+    for k in count(ALL + 1):
+        with tempfile.TemporaryDirectory(prefix="kv") as root:
+            stage = Stage(Path(root))
+            try:
+                stage.shim.start("pod", **stage.env).ok()
+                eventually("the boot", stage.booted, within=PATIENCE)
+                if not live(stage, k):
+                    return
+            finally:
+                stage.close()
 
 
 #: A boot has more steps than this left when its daemon says that it is ready.
