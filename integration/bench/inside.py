@@ -111,14 +111,14 @@ ours is each time. Runc on the host runs without emulation, so of it only a mach
             "second container",
             "crun run, in the guest",
             1.2,
-            limits="the root file system is shared and mounted first; RPCs; output is read once crun has ended",
+            limits="the root file system is new to the guest each time: beside crun with such a one it is another row",
         ),
         Claim(
             "exec ÷ the same `crun exec` inside the guest",
             "exec",
             "crun exec, in the guest",
             1.2,
-            limits="RPCs; output is read once crun has ended and the daemon knows it, by hand it comes before",
+            limits="RPCs; output is read when crun has ended and the daemon knows it",
         ),
         Claim(
             "second container ÷ the same `crun run` inside the guest, of a root file system that is new there",

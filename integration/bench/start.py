@@ -104,7 +104,8 @@ class Node:
         log = open_log(bundle)
         before = set(process.descendants())
         took = self.verb(self.runc, name, bundle, "start", TTRPC_ADDRESS=f"{self.address}.ttrpc")
-        [shim] = set(process.descendants()) - before
+        made = set(process.descendants()) - before  # of which the zygote may have made some
+        [shim] = [one for one in made if self.runc.name in one.command()]
         try:
             yield took, shim
         finally:

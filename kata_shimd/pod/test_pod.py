@@ -80,7 +80,8 @@ async def test_stdin_is_copied_whole_and_closed_after_close_io(world):
 
 
 async def test_close_io_that_comes_before_an_execs_streams_are_open_is_not_lost(world):
-    """A client whose input fits into the FIFO says it at once, and Start may only be under way, or be begun again by a later daemon."""
+    """A client whose input fits into the FIFO says it at once. Start may only be under way then, or be begun again by a later
+    daemon."""
     async with world() as w:
         await w.running()
         await w.exec(stdio=Stdio(stdin="in"))
