@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from kata_shimd.cli.output import FAILED, OK, add_pod, add_run_dir
 from kata_shimd.debug import pods
+from kata_shimd.debug.escape import one_line
 from kata_shimd.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 SOCKET: Final = "qmp-debug.sock"
@@ -79,7 +80,7 @@ async def converse(path: str, commands: Iterator[tuple[str, dict[str, Any]]]) ->
             try:
                 answer = await client.execute(name, arguments)
             except ExecuteError as error:
-                print(f"kata-shimd: {name}: {error}", file=sys.stderr)
+                print(f"kata-shimd: {one_line(name)}: {one_line(str(error))}", file=sys.stderr)
                 code = FAILED
             else:
                 print(json.dumps(answer, indent=2), flush=True)
