@@ -83,7 +83,8 @@ def rehearse(loop: asyncio.AbstractEventLoop, times: int) -> None:
 def _play(loop: asyncio.AbstractEventLoop) -> None:
     argv = ["--run-dir", _RUN, "--pod-dir", _POD, "--bundle", _BUNDLE, "--launcher", _STAGE / "launcher"]
     arguments = daemon.parse([*map(str, argv), "--namespace", "n", "--id", "rehearsal", "--address", "a"])
-    listener, attaches = _furnished(), signal.getsignal(signal.SIGUSR2)
+    listener = _furnished()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)}
     log.configure(arguments.bundle / "log", debug=False)
     _log.info("a line of each kind: %s", "said")
     loaded = _harmless(assembly.configure(arguments.bundle, b"", os.environ.get("KATA_CONF_FILE")))
@@ -91,7 +92,8 @@ def _play(loop: asyncio.AbstractEventLoop) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
     faulthandler.unregister(signal.SIGUSR1)
-    signal.signal(signal.SIGUSR2, attaches)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _furnished() -> int:
