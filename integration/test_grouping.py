@@ -3,8 +3,9 @@
 import pytest
 
 from integration.harness import pods
-from integration.harness.ctr import Ctr
+from integration.harness.ctr import PATIENCE, Ctr
 from integration.harness.host import Host
+from integration.harness.waiting import eventually
 
 pytestmark = pytest.mark.vm
 
@@ -43,4 +44,25 @@ def test_an_unknown_type_is_refused_beside_a_pod_that_lives(ctr: Ctr, name: str)
         assert ctr.exec(name, "well", "echo", "well").ok().out == "well"
     finally:
         ctr.remove(f"{name}-x")
+        ctr.remove(name)
+
+
+def test_a_sandbox_that_ends_by_itself_takes_its_containers_with_it(ctr: Ctr, name: str) -> None:
+    kind, sandbox, _ = DIALECTS["containerd"]
+    member = f"{name}-member"
+    ctr.start(name, *STAY, annotations={kind: "sandbox"})
+    try:
+        ctr.start(member, *STAY, annotations={kind: "container", sandbox: name})
+        ctr.kill(name).ok()
+        ended = {name: "STOPPED", member: "STOPPED"}
+        eventually(
+            "the ends of both",
+            lambda: ended.items() <= {i: s for i, (_, s) in ctr.tasks().items()}.items(),
+            within=PATIENCE,
+        )
+        said = [ctr.delete_task(where).ok().err for where in (member, name)]
+        assert "exit code 255" in said[0] or "exit code 137" in said[0], said
+        assert "exit code 137" in said[1], said
+    finally:
+        ctr.remove(member)
         ctr.remove(name)

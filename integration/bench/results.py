@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from integration.harness import revision
 from integration.harness.scale import hardware_virtualisation
 
 MIB: Final = 1 << 20
@@ -143,7 +144,7 @@ def circumstances(guest: Path) -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}",
         "guests run by": "KVM" if hardware_virtualisation() else "TCG",
-        "versions": ", ".join(_versions()),
+        "versions": ", ".join([revision.own(), *_versions()]),
         "guest": guest.resolve().name[:12],
     }
 

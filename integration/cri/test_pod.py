@@ -62,7 +62,7 @@ def test_a_new_container_after_the_last_was_removed(pods: Pods, crictl: Crictl) 
 @pytest.mark.v3
 @pytest.mark.vm
 def test_the_pod_ends_when_its_sandbox_does(pods: Pods, crictl: Crictl, host: Host, pod_of) -> None:
-    """What containers are left is killed, and told before the sandbox's end is acted on."""
+    """containerd ends the containers first. A sandbox that ends by itself is `test_grouping`'s."""
     pod_id = pods.run()
     container_id = pods.start(pod_id, *STAY)
     qemu, daemon = (pod_of(pod_id).process(what) for what in ("qemu", "daemon"))

@@ -1,6 +1,7 @@
 """Two pods and the bridge they are on reach each other: ping, TCP and UDP, both ways, both families."""
 
 import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,3 +119,11 @@ def test_the_guest_has_the_gateway_and_the_link_local_address(pods: list[Pod]) -
     assert "default via 10.88.0.1 dev eth0" in out
     assert "default via fd88::1 dev eth0" in out
     assert "inet6 fe80::" in out
+
+
+def test_the_guests_link_is_the_namespaces(host: Host, pods: list[Pod]) -> None:
+    for pod in pods:
+        inside = pod.run("cat", "/sys/class/net/eth0/address", "/sys/class/net/eth0/mtu").ok().out.split()
+        done = host.run(["nsenter", f"--net=/run/netns/{pod.id}", "ip", "-json", "link", "show", "eth0"])
+        (link,) = json.loads(done.stdout)
+        assert inside == [link["address"], str(link["mtu"])]

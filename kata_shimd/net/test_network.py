@@ -149,6 +149,21 @@ class Stage:
             self.ended.set()
 
 
+class Alone(Space):
+    """Where there is nothing but the loopback."""
+
+    async def run(self, work):
+        assert work.__name__ == "if_nameindex", "the library was asked"
+        return [(1, "lo")]
+
+
+async def test_a_loopback_alone_is_looked_at_without_the_library():
+    stage = Stage()
+    stage.network._space = Alone(None)
+    await stage.begin()
+    assert stage.network.looks == 1 and stage.network.nics == ()
+
+
 async def test_the_guest_is_told_in_katas_order():
     stage = Stage(ETH0, ETH1, routes=(DEFAULT,), neighbours=(GATEWAY,))
     await stage.network._begin()

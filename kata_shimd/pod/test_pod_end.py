@@ -37,6 +37,20 @@ async def test_pod_ends_with_the_container_that_made_it(world):
         await w.starter.machine.wait()
 
 
+async def test_a_sandbox_that_ends_takes_its_containers_with_it_and_each_end_is_told(world):
+    async with world() as w:
+        await w.running("s", "sandbox")
+        await w.running("c", "container")
+        w.guest.process("s").end(0)
+        assert (await w.pod.container("c").init.wait()).status == 255
+        exits = [(event.container_id, event.exit.status) for event in w.events.all if isinstance(event, events.Exited)]
+        assert exits == [("s", 0), ("c", 255)]
+        for name in ("c", "s"):
+            assert not w.pod.shutdown(), "what has ended is there until it is deleted"
+            await w.pod.delete(name)
+        assert w.pod.shutdown()
+
+
 async def test_a_stop_that_cannot_be_recorded_is_a_stop(world):
     async with world() as w:
 
