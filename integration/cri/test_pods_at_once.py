@@ -6,9 +6,11 @@ Eight in CI, twenty in the long form.
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,7 @@ from integration.harness.pods import Pod
 from integration.harness.records import Records
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
+from kata_shimd.journal import read as read_journal
 
 pytestmark = pytest.mark.vm
 
@@ -136,7 +139,7 @@ def test_pods_at_once_some_failing(
     fates = LONG if request.config.getoption("--long") else FATES
     crowd = Crowd(crictl, containerd, host, name)
     records = Records(Ctr(containerd, cri.NAMESPACE), crictl)
-    before, noted = leaks.snapshot(scene), records()
+    before, noted, journals = leaks.snapshot(scene), records(), set((host.run_dir / "journal").glob("*.jsonl"))
     with ThreadPoolExecutor(len(fates)) as pool:
         begun = [pool.submit(fate, crowd, number) for number, fate in enumerate(fates)]
         left = [pod_id for future in begun for pod_id in future.result()]
@@ -144,3 +147,11 @@ def test_pods_at_once_some_failing(
         list(pool.map(crictl.rmp, left))
     assert leaks.report(leaks.await_no_leak(scene, before, within=GONE)) == ""
     assert records.new_since(noted) == []
+    wanted = Counter(faults.STEPS[fate.__name__] for fate in fates if fate.__name__ in faults.STEPS)
+    assert injected(set((host.run_dir / "journal").glob("*.jsonl")) - journals) == wanted
+
+
+def injected(journals: set[Path]) -> Counter[str]:
+    """Where the faults came that daemons were to have: what a line of the ledger is about moves when a creation writes more."""
+    events = [event for journal in journals for event in read_journal(journal)]
+    return Counter(event["step"] for event in events if event["event"] == "fault-injected")

@@ -70,6 +70,9 @@ HANDLERS: Final[Mapping[str, Handler]] = {
 #: Lines of the ledger that a daemon has written (`integration/cri/test_failed_creates.py` visits them one by one) when QEMU runs,
 #: and when it writes the first one after the guest has answered.
 _BOOTING, _ANSWERED = 16, 17
+#: What those lines are about, for each fate of a pod (`integration/cri/test_pods_at_once.py`): QEMU's pid, and the container's
+#: directory.
+STEPS: Final = {"daemon_dies_while_it_boots": "made 12", "full_disk_after_the_boot": "plan 13 dir"}
 #: The launcher's environment.
 _INJECTED: Final = {
     DIES: f"KATA_SHIMD_DIE_AT=daemon:{_BOOTING}",
