@@ -128,6 +128,41 @@ def test_containerd_killed_during_a_creation(
     crictl.rmp(pods.run("again"))
 
 
+@pytest.mark.vm
+@pytest.mark.v3
+@pytest.mark.parametrize("verb", ["stop", "stopp", "rmp"])
+def test_containerd_killed_while_a_pod_is_taken_away(
+    pods: Pods, crictl: Crictl, containerd: CriContainerd, host: Host, scene: leaks.Scene, verb: str
+) -> None:
+    """The next one goes on where the first one was: what is asked for again is done, and nothing is left."""
+    before = leaks.snapshot(scene)
+    pod_id = pods.run()
+    # It does not end by SIGTERM, so the grace period is under way when containerd dies.
+    container_id = pods.start(pod_id, "sh", "-c", "trap '' TERM; while :; do sleep 86400; done")
+    words = {
+        "stop": ("stop", "--timeout", "60", container_id),
+        "stopp": ("stopp", pod_id),
+        "rmp": ("rmp", "-f", pod_id),
+    }
+    client = crictl.spawn(*words[verb])
+    try:
+        eventually("the first signal", lambda: _asked(host, "Kill"), within=PATIENCE)
+        containerd.kill()
+    finally:
+        client.wait(PATIENCE)
+        process.finish(client)
+    containerd.start()
+    eventually("no pod left", lambda: _removed(crictl), within=PATIENCE)
+    assert leaks.report(leaks.await_no_leak(scene, before)) == ""
+    assert crictl.pods() == {}
+
+
+def _asked(host: Host, rpc: str) -> bool:
+    """Whether the daemon of a pod that is there was asked for it."""
+    journals = [pod.journal() for pod in on_disk.all_pods(host.run_dir)]
+    return any(event.get("rpc") == rpc for journal in journals for event in journal)
+
+
 def _removed(crictl: Crictl) -> bool:
     return all(crictl("rmp", "--force", pod_id).code == 0 for pod_id in crictl.pods())
 
