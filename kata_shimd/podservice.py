@@ -32,7 +32,8 @@ class PodService:
         self._arguments, self._pod, self._survival = arguments, pod, survival
         self._successor = None
         if survival is not None:
-            self._successor = Successor(arguments, survival.keeper, survival.store, self._ask, journal.write)
+            stops = pod.stopping.is_set
+            self._successor = Successor(arguments, survival.keeper, survival.store, self._ask, journal.write, stops)
 
     def describe(self, _request: pb.DescribeRequest) -> pb.DescribeResponse:
         """From memory."""

@@ -23,5 +23,6 @@ def test_from_the_previous_commit_nobody_notices(name: str, tmp_path: Path) -> N
     seen, ((pods, seconds),) = journey.seen, journey.moves
     longest = ", ".join(f"{what} {seen.longest(what):.2f} s" for what in seen.calls)
     print(f"\nfrom {earlier.described(commit)}: {pods} pods in {seconds:.1f} s; calls {seen.calls}; longest {longest}")
+    print("\n".join(seen.wrong))
     assert seen.wrong == []
     assert pods >= 1

@@ -91,11 +91,11 @@ def test_a_pod_whose_daemons_die_too_fast_is_given_up(stage: UnitStage) -> None:
 
 
 def test_a_daemon_that_cannot_begin_is_given_up(stage: UnitStage) -> None:
-    """An installation that has become unusable: no daemon after the first comes as far as to serve."""
+    """What a later daemon needs is gone: none comes as far as to serve."""
     stage.configure("keeper_deaths = 1000", "keeper_deaths = 5\nkeeper_seconds = 600")
 
     async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
-        stage.configure("[shimd]", "[shimd]\nkeeper_deaths =")
+        (stage.pod.directory / "configuration").write_text("spoilt")
         stage.kill("daemon")
         assert await ended == DEAD
         await until_gone(stage)

@@ -39,10 +39,13 @@ class Begun(Protocol):
 
 
 class Successor:
-    """``ours`` is what this daemon was begun with; ``note`` writes to the journal."""
+    """``ours`` is what this daemon was begun with; ``note`` writes to the journal; ``stops``: whether the pod is ending."""
 
-    def __init__(self, ours: Begun, keeper: Keeper, store: Store, ask: Ask, note: Callable[..., None]) -> None:
+    def __init__(
+        self, ours: Begun, keeper: Keeper, store: Store, ask: Ask, note: Callable[..., None], stops: Callable[[], bool]
+    ) -> None:
         self._ours, self._keeper, self._store, self._ask, self._note = ours, keeper, store, ask, note
+        self._stops = stops
         self._leaving = False
 
     async def go_on(self, python: str, launcher: str, patience: int) -> str:
@@ -84,4 +87,9 @@ class Successor:
         """As a daemon dies that is killed; what that loses, nothing, is tested. Not before the next one, begun meanwhile, is likely
         to have imported what it needs, which makes the gap short and nothing else."""
         self._leaving = True
-        asyncio.get_running_loop().call_later(seconds, os.kill, os.getpid(), signal.SIGKILL)
+        asyncio.get_running_loop().call_later(seconds, self._go)
+
+    def _go(self) -> None:
+        """Nobody comes after the daemon of a pod that ends, which has its last events to tell and its own end to come to."""
+        if not self._stops():
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -59,4 +59,5 @@ def leaves_nothing(touched: Touched, tmp_path: Path) -> Iterator[None]:
     yield
     touched.on = False
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    assert not [path for path in touched.paths if not path.startswith(str(tmp_path))]
+    # A descriptor that is opened once more is no file but the one that it is of.
+    assert not [path for path in touched.paths if not path.startswith((str(tmp_path), "/proc/self/fd/"))]

@@ -25,6 +25,7 @@ from kata_shimd.pod.ports import South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import CreateSpec, ExecSpec, Stdio
 from kata_shimd.survive import key_of
+from kata_shimd.task import translate
 from kata_shimd.task.service import TaskService
 from kata_shimd.ttrpc import Client
 
@@ -85,7 +86,7 @@ class Stage:
             await self.pod.start("c1", "e1")
 
     def state(self) -> task.StateResponse:
-        return self.service.state(task.StateRequest(id="c1"))
+        return translate.state_response(self.service.state(task.StateRequest(id="c1")))
 
     async def ask_state(self) -> None:
         """Ask State again and again, as a client of containerd's may, until cancelled; what counts is when it gets its turn."""
