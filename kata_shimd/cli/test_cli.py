@@ -10,11 +10,12 @@ import pytest
 
 from kata_shimd import __version__, cli
 from kata_shimd.cli import check as check_verb
-from kata_shimd.cli import ps
-from kata_shimd.debug import check
-from kata_shimd.debug.testing import BOOTED, DAEMON, POD, event, write_journal, write_ledger
+from kata_shimd.cli import ps, upgrading
+from kata_shimd.debug import check, pods
+from kata_shimd.debug.testing import BOOTED, DAEMON, POD, SUCCESSOR, event, write_journal, write_ledger
 
 OTHER = "fedcba98765432100000"
+SHUTDOWN = event("rpc", rpc="Shutdown", ms=0.1)
 PANIC = "Kernel panic - not syncing: \x1b[31mno init\n"
 DIED = event("vm-ended", cause="the guest rebooted", expected=False, status="0", stderr="qemu: bye\n", console=PANIC)
 
@@ -326,6 +327,15 @@ def test_upgrade_of_a_pod_whose_name_ended_before_and_which_is_not_reached(insta
     write_journal(tmp_path, [DAEMON, ("daemon-ended", {}), DAEMON])
     assert run("upgrade", POD, "--run-dir", tmp_path) == 1
     assert capsys.readouterr().out.splitlines()[1].split()[4] == "refused"
+
+
+@pytest.mark.parametrize(
+    ("life", "ended"), [([SHUTDOWN], True), ([SHUTDOWN, DAEMON], False), ([SHUTDOWN, SUCCESSOR], True), ([], False)]
+)
+async def test_a_pod_that_was_told_to_end_and_of_which_nothing_is_left_has_ended(tmp_path, life, ended):
+    """Its daemon may have been on its way out for another version's, and its keeper have done the rest."""
+    write_journal(tmp_path, [DAEMON, *life])
+    assert await upgrading._has_ended(pods.load(tmp_path, POD)) is ended
 
 
 def test_upgrade_from_where_nothing_is_installed(tmp_path, capsys, monkeypatch):

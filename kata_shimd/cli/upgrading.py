@@ -6,9 +6,10 @@ The connection outlives the daemon like each of containerd's, so whoever serves 
 import asyncio
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from betterproto2 import Message
 
@@ -54,15 +55,23 @@ async def move(pod: pods.Pod, python: str, launcher: str, patience: int) -> Outc
 
 
 async def _has_ended(pod: pods.Pod) -> bool:
-    """Whether it did as a pod that was told to: its daemon says so at the very end. Of one that was given up nobody does."""
+    """Whether it did as a pod that was told to: its daemon says so at the very end, or was told to and nothing of it is left. Of one
+    that was given up neither is true."""
     until = time.monotonic() + _END_SECONDS
     while time.monotonic() < until:
         events = journal.read(pod.journal)
         last = next((event["event"] for event in reversed(events) if event["event"] in ("daemon", ENDED)), "")
-        if last == ENDED or pods.load(pod.run_dir, pod.name).phase is not pods.Phase.STOPPING:
-            return bool(last == ENDED)
+        phase = pods.load(pod.run_dir, pod.name).phase
+        if last == ENDED or phase is not pods.Phase.STOPPING:
+            return bool(last == ENDED) or (phase is pods.Phase.ENDED and _was_told(events))
         await asyncio.sleep(_POLL_SECONDS)
     return False
+
+
+def _was_told(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last of the lives in a journal was told to end; a later daemon goes on with the life that the first began."""
+    begun = [number for number, event in enumerate(events) if event["event"] == "daemon" and not event.get("later")]
+    return any(event.get("rpc") == "Shutdown" for event in events[begun[-1] if begun else 0 :])
 
 
 async def _moved(pod: pods.Pod, python: str, launcher: str, patience: int) -> Outcome:
