@@ -55,8 +55,8 @@ async def move(pod: pods.Pod, python: str, launcher: str, patience: int) -> Outc
 
 
 async def _has_ended(pod: pods.Pod) -> bool:
-    """Whether it did as a pod that was told to: its daemon says so at the very end, or was told to and nothing of it is left. Of one
-    that was given up neither is true."""
+    """Whether it did as a pod that was told to: its daemon says so at the very end, or was told to and nothing of it is left.
+    Of one that was given up neither is true."""
     until = time.monotonic() + _END_SECONDS
     while time.monotonic() < until:
         events = journal.read(pod.journal)
