@@ -26,11 +26,11 @@ CHOSEN = (
         r"runtime should support attach \[",
         r"runtime should support execSync with timeout",
     ),
-    # Its network, and creations that are refused.
+    # Its network, and creations that are refused. Not port-forward: the suite gives nginx 15 seconds from its start to its
+    # answer, which is short where three emulated machines boot on two processors; `test_forward` is about it.
     (
         r"runtime should support DNS config",
         r"runtime should support set hostname",
-        r"runtime should support portforward \[",
         r"runtime should support port mapping with host port and container port",
         r"runtime should support HostNetwork is true",
         r"runtime should return error if RunAsGroup is set without RunAsUser",
