@@ -79,7 +79,9 @@ class Boundary:
         """One line of the journal: what was asked, of which container if the request came so far, and how it went."""
         call, container = self._call, log.container.get()
         whose = {"container": container} if container else {}
-        self._note("rpc", rpc=call.method, call=call.id, ms=round(self.seconds * 1000, 1), **whose, **how)
+        ms = round(self.seconds * 1000, 1)
+        _log.debug("%s in %s ms: %s", call.method, ms, how.get("error", "cancelled" if "cancelled" in how else "done"))
+        self._note("rpc", rpc=call.method, call=call.id, ms=ms, **whose, **how)
 
     def _known(self, error: BaseException) -> ShimError | None:
         if isinstance(error, ShimError):
