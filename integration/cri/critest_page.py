@@ -16,6 +16,8 @@ from integration.harness.install import REPOSITORY
 
 PAGE: Final = REPOSITORY / "docs/critest.md"
 FILES: Final = {"1.6.20": expected.HERE / "expected-1.6.tsv", "2.4.2": expected.HERE / "expected-2.4.tsv"}
+#: An outcome that is nobody's doing; in the recorded runs of 2.4.2 both of these specs were skipped.
+CHANCE: Final = "passed|skipped"
 _HEAD: Final = """\
 # critest
 
@@ -54,15 +56,16 @@ def _table(*head: str, rows: Iterable[Iterable[str]]) -> Iterator[str]:
 def _counts(read: Mapping[str, Mapping[str, Expected]]) -> Iterator[str]:
     def row(version: str, title: str) -> list[str]:
         lines = [line for name, line in read[version].items() if expected.block(name) == title]
-        return [version, title.partition(":")[0], *(_count(lines, outcome) for outcome in OUTCOMES)]
+        return [version, title.partition(":")[0], *(_count(lines, outcome) for outcome in (*OUTCOMES, CHANCE))]
 
-    yield from _table("containerd", "", *OUTCOMES, rows=[row(version, title) for version in read for title in BLOCKS])
+    head = ("containerd", "", *OUTCOMES, "by chance passed or skipped")
+    yield from _table(*head, rows=[row(version, title) for version in read for title in BLOCKS])
 
 
 def _count(lines: Iterable[Expected], outcome: str) -> str:
-    """How many, and of which categories; what chance decides counts by its first outcome."""
-    chosen = [line for line in lines if line.outcome.split("|")[0] == outcome]
-    kinds = Counter(line.category for line in chosen if line.category and "|" not in line.outcome)
+    """How many, and of which categories."""
+    chosen = [line for line in lines if line.outcome == outcome]
+    kinds = Counter(line.category for line in chosen if line.category)
     return str(len(chosen)) + (": " + ", ".join(f"{n} `{kind}`" for kind, n in sorted(kinds.items())) if kinds else "")
 
 
