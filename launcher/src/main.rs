@@ -45,6 +45,7 @@ use lock::Lock;
 const UNDO_BUDGET: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
+    posix::ignore_who_looks();
     let words: Result<Vec<String>, _> = env::args_os().skip(1).map(|word| word.into_string()).collect();
     let words = match words {
         Ok(words) => words,

@@ -47,24 +47,30 @@ pub fn become_fds(fds: &[&OwnedFd]) -> io::Result<()> {
     }
 }
 
-/// Undo what Rust's runtime and our parent did to signals, so that the program we become starts with none ignored by
+/// What somebody sends who wants to look into a daemon (`kata-shimd attach`, and for its stacks).
+const LOOKING: [c_int; 2] = [libc::SIGUSR1, libc::SIGUSR2];
+/// What Rust's runtime, our parent or we may have changed.
+const CHANGED: [c_int; 8] = [
+    libc::SIGPIPE,
+    libc::SIGXFSZ,
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGCHLD,
+    libc::SIGALRM,
+];
+
+/// Undo what Rust's runtime, our parent and we did to signals, so that the program we become starts with none ignored by
 /// accident and none blocked.
 pub fn reset_signals() {
-    for signal in [
-        libc::SIGPIPE,
-        libc::SIGXFSZ,
-        libc::SIGINT,
-        libc::SIGTERM,
-        libc::SIGHUP,
-        libc::SIGQUIT,
-        libc::SIGCHLD,
-        libc::SIGUSR1,
-        libc::SIGUSR2,
-        libc::SIGALRM,
-    ] {
-        // SAFETY: SIG_DFL is a valid disposition of these signals.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    dispose(&LOOKING, libc::SIG_DFL);
+    reset_signals_of_daemon();
+}
+
+/// As `reset_signals`, for a program that becomes a daemon, and goes on to be left in peace by who looks for one.
+pub fn reset_signals_of_daemon() {
+    dispose(&CHANGED, libc::SIG_DFL);
     // SAFETY: the set is made by sigemptyset before it is read.
     unsafe {
         let mut none = std::mem::zeroed();
@@ -73,13 +79,16 @@ pub fn reset_signals() {
     }
 }
 
-/// As `reset_signals`, for a program that becomes a daemon: what somebody sends who wants to look into it, and who finds its pid as soon
-/// as it is on record, must not end it before it has come to its handlers.
-pub fn reset_signals_of_daemon() {
-    reset_signals();
-    for signal in [libc::SIGUSR1, libc::SIGUSR2] {
-        // SAFETY: SIG_IGN is a valid disposition of these signals.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
+/// Who looks for a daemon finds its pid as soon as that is on record, when it may be a fork of ours that has done nothing yet. So that is
+/// said first of all, and holds until the daemon has come to its handlers.
+pub fn ignore_who_looks() {
+    dispose(&LOOKING, libc::SIG_IGN);
+}
+
+fn dispose(signals: &[c_int], how: libc::sighandler_t) {
+    for &signal in signals {
+        // SAFETY: SIG_DFL and SIG_IGN are valid dispositions of all signals but those that cannot be caught, of which there is none here.
+        unsafe { libc::signal(signal, how) };
     }
 }
 
