@@ -145,7 +145,8 @@ def test_every_verb_is_carried_out_once(stage: Stage, k: int) -> None:
 
 async def beside(stage: Stage, caller: Caller) -> None:
     """A further container's life beside the pod's own, and the verbs that the first life has not."""
-    bundle, side = stage.further("side"), stage.fifos("side")
+    # With an input each: a guest's process that has none comes to its end by that, and not by a signal.
+    bundle, side, more = stage.further("side"), stage.fifos("side"), stage.fifos("more")
     side.pop("stderr")
     request = task.CreateTaskRequest(id="side", bundle=str(bundle), terminal=True, **side)
     await caller.ask("Create", request, task.CreateTaskResponse)
@@ -156,7 +157,7 @@ async def beside(stage: Stage, caller: Caller) -> None:
     await caller.do("ResizePty", task.ResizePtyRequest(id="side", width=7, height=9))
     assert (await caller.ask("Stats", task.StatsRequest(id="side"), task.StatsResponse)).stats is not None
     spec = wkt.Any(type_url="process", value=json.dumps({"args": ["y"], "cwd": "/"}).encode())
-    await caller.do("Exec", task.ExecProcessRequest(id="side", exec_id="more", spec=spec))
+    await caller.do("Exec", task.ExecProcessRequest(id="side", exec_id="more", spec=spec, **more))
     await caller.ask("Start", task.StartRequest(id="side", exec_id="more"), task.StartResponse)
     assert len((await caller.ask("Pids", task.PidsRequest(id="side"), task.PidsResponse)).processes) == 2
     await caller.do("Kill", task.KillRequest(id="side", signal=10, all=True))
