@@ -47,7 +47,7 @@ def state_response(snapshot: Snapshot) -> task.StateResponse:
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # as many as a pod mostly has; what is kept of containers that have gone is soon past
 def state_bytes(snapshot: Snapshot) -> bytes:
     """The answer to State on the wire: asked for again and again, mostly the same, and to encode it is most of the work."""
     return wire.encode(state_response(snapshot))
