@@ -40,10 +40,15 @@ async def asked(_argv):
 
 @pytest.mark.parametrize(("stops", "killed"), [(False, [(os.getpid(), signal.SIGKILL)]), (True, [])])
 async def test_it_goes_unless_its_pod_ends_meanwhile(monkeypatch, stops, killed):
-    gone, keeper = [], Keeper()
+    gone, keeper, came = [], Keeper(), asyncio.Event()
+
+    def asked_whether_it_stops():
+        came.set()
+        return stops
+
     monkeypatch.setattr(successor.os, "kill", lambda *how: gone.append(how))
-    one = successor.Successor(Ours(), keeper, Store(), asked, lambda *_, **__: None, lambda: stops)
+    one = successor.Successor(Ours(), keeper, Store(), asked, lambda *_, **__: None, asked_whether_it_stops)
     assert await one.go_on("/bin/true", "/bin/true", 60) == formats.OURS.version
     assert keeper.next == [(["/bin/true", "/bin/true"], 60)]
-    await asyncio.sleep(0.1)  # it goes some time after the answer, as long as the check has taken
+    await asyncio.wait_for(came.wait(), 5)  # it goes some time after the answer, as long as the check has taken
     assert gone == killed
