@@ -201,6 +201,9 @@ class Zygote:
         """Fork on request, one after the other. Becomes a new zygote when the package was replaced."""
         # The kernel reaps them: nobody waits for a daemon here, its pidfd tells whom it concerns.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        # And a child's pid is on record before it has done anything: who looks for a daemon (`newborn`) ends none.
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
         while True:
             asked = self._next()
             if asked is not None:
