@@ -59,6 +59,10 @@ class Arguments:
         return [python, "-I", "-m", "kata_shimd.daemon", *words, *(["--debug"] if self.debug else [])]
 
 
+#: How nice a later daemon is once it serves; its launcher lets it go first until then (`launcher/src/hurry.rs`).
+NICE: Final = "KATA_SHIMD_NICE"
+
+
 class _Ended(Exception):
     """Leaves the daemon's TaskGroup, and with it every task."""
 
@@ -324,6 +328,7 @@ async def _live(
     arguments: Arguments, inherited: Mapping[str, int], parts: assembly.Parts, served: asyncio.Event
 ) -> None:
     shim = join(arguments, inherited, parts)
+    _take_turns(parts.environ)  # before anything is started that would go first for ever
     if parts.survival is not None:
         parts.survival.start(shim.server)
     shim.pod.begin()
@@ -337,6 +342,12 @@ async def _live(
         with suppress(OSError):  # then the watchdog may still count, which is longer than the rest takes
             parts.notifier.say("STOPPING=1")
     await _stop(shim, parts)
+
+
+def _take_turns(environ: Mapping[str, str]) -> None:
+    """Be as nice as the keeper, or the unit, from now on."""
+    with suppress(KeyError, ValueError, OSError):  # then we go on as we are, which harms nobody
+        os.setpriority(os.PRIO_PROCESS, 0, int(environ[NICE]))
 
 
 def _allow_attach(arguments: Arguments, parts: assembly.Parts, shim: assembly.Shim) -> None:

@@ -1,6 +1,7 @@
 """The launcher's keep mode alone: no machine, and daemons that are a few lines of script."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -28,7 +29,9 @@ from kata_shimd import fds
 held = fds.take_all(fds.adopt(os.environ)["keeper"])
 if held is None:
     sys.exit(0)
-said = {"pid": os.getpid(), "held": sorted(held), "files": {name: os.readlink(f"/proc/self/fd/{fd}") for name, fd in held.items()}}
+nice = [os.environ["KATA_SHIMD_NICE"], os.getpriority(os.PRIO_PROCESS, 0)]
+said = {"pid": os.getpid(), "nice": nice, "held": sorted(held)}
+said |= {"files": {name: os.readlink(f"/proc/self/fd/{fd}") for name, fd in held.items()}}
 log = pathlib.Path(sys.argv[1])
 with log.open("a") as file:
     print(json.dumps(said), file=file)
@@ -125,6 +128,20 @@ def test_the_next_daemon_gets_everything_and_is_on_record(kept: Kept, tmp_path: 
     assert daemon["files"]["something"] == str(tmp_path / "x")
     assert kept.recorded() == daemon["pid"]
     client.close()
+
+
+@pytest.mark.parametrize("options", [(), ("--spare",)], ids=["cold", "spare"])
+def test_a_later_daemon_goes_first_until_it_serves(tmp_path: Path, options: tuple[str, ...]) -> None:
+    kept = Kept(tmp_path, *options)
+    os.setpriority(os.PRIO_PROCESS, kept.keeper.pid, 3)
+    try:
+        kept.store("listen", kept.listener.fileno())
+        kept.say("READY=1")
+        kept.die()
+        (daemon,) = eventually("another daemon", kept.daemons, within=SOON)
+        assert daemon["nice"] == ["3", -7]
+    finally:
+        kept.close()
 
 
 def test_what_a_daemon_said_last_is_heard(kept: Kept, tmp_path: Path) -> None:

@@ -70,7 +70,13 @@ class UnitStage(Stage):
         status = dict(line.split(":\t", 1) for line in texts.pop("status").splitlines() if ":\t" in line)
         spaces = {name: (proc / "ns" / name).readlink().name for name in ("mnt", "net", "pid", "cgroup")}
         kept = ("Umask", "PPid", "Seccomp", "CapEff", "SigIgn", "SigBlk", "NoNewPrivs")
-        return texts | spaces | {name: status[name] for name in kept} | {"cwd": str((proc / "cwd").readlink())}
+        nice = (proc / "stat").read_text().rpartition(")")[2].split()[16]
+        return (
+            texts
+            | spaces
+            | {name: status[name] for name in kept}
+            | {"cwd": str((proc / "cwd").readlink()), "nice": nice}
+        )
 
     def births(self) -> int:
         return sum(event["event"] == "daemon" for event in self.pod.journal())

@@ -60,6 +60,7 @@ def test_deaths_change_nothing(stage: UnitStage) -> None:
 
     over_a_container(stage, body)
     eventually("nothing left", stage.is_gone, within=PATIENCE)
+    assert stage.niceness() == [0, *[-10] * 5], "a later daemon goes first until it serves"
     assert stage.guest.sessions == 1, "the guest never saw a daemon die"
     assert [topic for topic in stage.events.topics if "exit" in topic] == ["/tasks/exit"]
 

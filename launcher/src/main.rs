@@ -15,6 +15,7 @@ mod delete;
 mod dialect;
 mod failure;
 mod gate;
+mod hurry;
 mod journal;
 mod keep;
 mod ledger;

@@ -17,7 +17,7 @@ use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 use crate::failure::{During, Failure, Outcome};
 use crate::posix::{self, Fork};
 use crate::process::Identity;
-use crate::{cgroup, zygote};
+use crate::{cgroup, hurry, zygote};
 
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
 /// Names of the fds from 3 on, for `LISTEN_FDNAMES`.
@@ -206,7 +206,8 @@ fn memfd(entries: &[CString]) -> std::io::Result<OwnedFd> {
 
 /// Our environment, without what was meant for others, and with `own`.
 pub fn environment_with(own: &[String]) -> Outcome<Vec<CString>> {
-    let foreign = |name: &OsString| name == "NOTIFY_SOCKET" || name.as_bytes().starts_with(b"LISTEN_");
+    let ours = [hurry::VARIABLE, "NOTIFY_SOCKET"];
+    let foreign = |name: &OsString| ours.iter().any(|one| name == one) || name.as_bytes().starts_with(b"LISTEN_");
     let inherited = env::vars_os().filter(|(name, _)| !foreign(name)).map(|(mut name, value)| {
         name.push("=");
         name.push(value);

@@ -133,6 +133,10 @@ class Stage:
     def booted(self) -> bool:
         return '"booted":true' in (self.shim.pod("pod") / "state").read_text()
 
+    def niceness(self) -> list[int]:
+        """Of each daemon that was no fork of another's, when it began."""
+        return [int(line) for line in Path(f"{self.root}/guest-nice").read_text().split()]
+
     def close(self) -> None:
         self.guest.close()
         self.events.close()

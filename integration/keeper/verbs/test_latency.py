@@ -1,5 +1,7 @@
 """How long a call waits when the daemon dies under it, with and without a spare."""
 
+import os
+
 import pytest
 
 from integration.harness.process import find
@@ -29,3 +31,7 @@ def test_a_call_waits_less_than_containerd_does(stage: Stage, spare: bool) -> No
     stage.shim.start("pod", **stage.env).ok()
     eventually("the boot", stage.booted, within=PATIENCE)
     assert_quick("spare" if spare else "cold", stage, lambda: kill_daemon(stage))
+    nice = os.getpriority(os.PRIO_PROCESS, stage.pod.process("keeper").pid)
+    served = lambda: os.getpriority(os.PRIO_PROCESS, daemon_of(stage)) == nice  # noqa: E731
+    eventually("a daemon that goes first no longer", served, within=PATIENCE)
+    assert spare or stage.niceness()[-1] < nice

@@ -15,6 +15,7 @@ use super::control::send_all;
 use super::stderr_of;
 use super::store::Store;
 use crate::failure::{During, Failure, Outcome};
+use crate::hurry;
 use crate::posix::{self, Fork};
 use crate::process::Identity;
 
@@ -30,9 +31,10 @@ impl Child {
         let stderr = stderr_of(pod)?;
         let null =
             openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during("open", "/dev/null")?;
+        let nice = hurry::entry(); // of the keeper: the child may be let go before it has looked
         match posix::fork().during("start daemon", "fork")? {
             Fork::Child => {
-                let Err(failure) = become_daemon(argv, [&null, &null, &stderr, &theirs]);
+                let Err(failure) = become_daemon(argv, [&null, &null, &stderr, &theirs], nice);
                 eprintln!("{failure}");
                 posix::exit_child(1)
             }
@@ -52,18 +54,20 @@ impl Child {
     /// Give it everything there is: it is the daemon now. Its socket, and its end.
     pub fn let_go(self, store: &Store) -> Outcome<(OwnedFd, Option<OwnedFd>)> {
         let pidfd = self.process.open().during("start daemon", self.process.pid)?;
+        hurry::begin(Some(self.process.pid));
         // One that dies meanwhile is seen to by its pidfd.
         let _ = send_all(&self.control, store);
         Ok((self.control, pidfd))
     }
 }
 
-fn become_daemon(argv: &[CString], fds: [&OwnedFd; 4]) -> Outcome<std::convert::Infallible> {
+fn become_daemon(argv: &[CString], fds: [&OwnedFd; 4], nice: Option<String>) -> Outcome<std::convert::Infallible> {
     posix::become_fds(&fds).during("start daemon", "hand over fds")?;
     rustix::process::setsid().during("start daemon", "setsid")?;
     posix::reset_signals_of_daemon();
     let pid = getpid().as_raw_pid();
     let own = [format!("LISTEN_PID={pid}"), "LISTEN_FDS=1".to_owned(), "LISTEN_FDNAMES=keeper".to_owned()];
+    let own: Vec<String> = own.into_iter().chain(nice).collect();
     let environment = crate::spawn::environment_with(&own)?;
     let program = argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
     Err(Failure::new("start daemon", program, posix::exec(argv, Some(&environment))))

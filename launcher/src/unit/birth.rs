@@ -20,6 +20,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::launch::Launch;
 use super::{handover, manager};
 use crate::failure::{During, Failure, Outcome};
+use crate::hurry;
 use crate::ledger::{Append, Ledger, PodDir, Trial, Who};
 use crate::posix;
 use crate::process::Identity;
@@ -115,6 +116,7 @@ fn later(pod: &Path, kept: Vec<(String, OwnedFd)>) -> Outcome<Done> {
     if let Some(seconds) = patience {
         posix::die_in(seconds);
     }
+    hurry::begin(None);
     let cause = posix::exec(&launch.argv, Some(&environ));
     Err(Failure::new(STEP, pod.display(), cause))
 }
@@ -170,8 +172,9 @@ fn environment(base: &[CString], kept: &[(String, OwnedFd)]) -> Outcome<Vec<CStr
         format!("LISTEN_FDS={}", kept.len()),
         format!("LISTEN_FDNAMES={}", names.join(":")),
     ];
-    let own = own.into_iter().map(|entry| CString::new(entry).during(STEP, "environment"));
-    base.iter().cloned().map(Ok).chain(own).chain(passed_on()?.into_iter().map(Ok)).collect()
+    let own = own.into_iter().chain(hurry::entry()).map(|entry| CString::new(entry).during(STEP, "environment"));
+    let before = |entry: &&CString| !entry.to_bytes().starts_with(hurry::VARIABLE.as_bytes());
+    base.iter().filter(before).cloned().map(Ok).chain(own).chain(passed_on()?.into_iter().map(Ok)).collect()
 }
 
 fn passed_on() -> Outcome<Vec<CString>> {
