@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kata_shimd import wire
 from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.agent.resuming import ResumingAgent
 from kata_shimd.api import bootstrap as pb
 from kata_shimd.api import runtime_options, wkt
 from kata_shimd.config import Loaded, options
@@ -40,7 +41,7 @@ from kata_shimd.pod.ports import South
 from kata_shimd.pod.process import Budgets
 from kata_shimd.pod.values import GuestStorage, Sandbox
 from kata_shimd.podservice import PodService
-from kata_shimd.survive import ResumingAgent, Survival
+from kata_shimd.survive import Survival
 from kata_shimd.task.abandon import Abandonment
 from kata_shimd.task.boundary import Boundary, boundary
 from kata_shimd.task.publisher import EventPublisher
@@ -256,7 +257,8 @@ class Booter:
         self._arguments, self._parts, self._choice, self._timeouts = arguments, parts, choice, timeouts
         deadlines = agent_deadlines(timeouts)
         #: Not attached before the boot is over.
-        self.agent = ResumingAgent(None, deadlines, parts.survival) if parts.survival else AgentClient(None, deadlines)
+        channel = parts.survival.agent_channel if parts.survival else None
+        self.agent = ResumingAgent(None, deadlines, channel) if channel else AgentClient(None, deadlines)
         self.network: PodNetwork | None = None
         self._vm: machine.Machine | None = None
         self._templates: templates.Templates | None = None

@@ -9,17 +9,17 @@ import base64
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kata_shimd import wire
-from kata_shimd.agent.client import AgentClient, Deadlines
+from kata_shimd.agent.client import AgentClient
 from kata_shimd.api import agent as pb
 from kata_shimd.config.model import Config, Keeping, ShimdConfig
 from kata_shimd.durable.caller import DurableClient, KeyOf
-from kata_shimd.durable.channel import DurableSink, DurableSource, again
+from kata_shimd.durable.channel import DurableSink, DurableSource
 from kata_shimd.durable.keeper import LISTEN, Keeper, own_argv
 from kata_shimd.durable.memory import leave, new
 from kata_shimd.durable.once import Once
@@ -28,7 +28,7 @@ from kata_shimd.durable.streams import consumed
 from kata_shimd.durable.systemd import LAUNCH, MOUNTS, SystemdKeeper, launch, mounts
 from kata_shimd.durable.tape import HEAD, Tape
 from kata_shimd.durable.trial import Trial
-from kata_shimd.errors import AgentRefused, Code, HostFailed, InvalidArgument, ShimError
+from kata_shimd.errors import HostFailed, InvalidArgument, ShimError
 from kata_shimd.host.process import Gate, kill, spawn
 from kata_shimd.host.undo import undo
 from kata_shimd.ledger import BOOT, Kind, Ledger
@@ -39,7 +39,7 @@ from kata_shimd.pod.container import Container
 from kata_shimd.pod.events import Event, OutOfMemory
 from kata_shimd.pod.pod import Pod
 from kata_shimd.pod.ports import Publisher
-from kata_shimd.pod.values import Sandbox, Told
+from kata_shimd.pod.values import Told
 from kata_shimd.task.publisher import dial
 from kata_shimd.ttrpc import Client, Service
 from kata_shimd.ttrpc.server import Server
@@ -71,8 +71,6 @@ _EVENTS: Final = "events"
 KEEPER: Final = "keeper"
 #: The ledger's value that says that systemd is to start later daemons, and how many may die (`launcher/src/unit/end.rs`).
 KEEPING: Final = "keeping"
-#: What the guest says when a step that is begun again has been taken already.
-_TAKEN: Final = frozenset({Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS})
 
 
 def key_of(method: str, payload: bytes) -> bytes | None:
@@ -86,46 +84,6 @@ def key_of(method: str, payload: bytes) -> bytes | None:
             return None
         case _:
             return payload
-
-
-class ResumingAgent(AgentClient):
-    """An agent's client whose calls outlive it, over a channel that does.
-
-    A step that an earlier daemon may have taken, and that the guest says has been taken, has been taken."""
-
-    def __init__(self, sock: socket.socket | None, deadlines: Deadlines, survival: "Survival") -> None:
-        self._survival = survival
-        super().__init__(sock, deadlines)
-
-    def _connect(self, sock: socket.socket) -> Client:
-        return self._survival.agent_channel(sock, self._lost)
-
-    async def start_container(self, container_id: str) -> None:
-        await _or_taken(super().start_container(container_id))
-
-    async def exec_process(self, container_id: str, exec_id: str, process: Mapping[str, Any]) -> None:
-        await _or_taken(super().exec_process(container_id, exec_id, process))
-
-    async def pause_container(self, container_id: str) -> None:
-        await _or_taken(super().pause_container(container_id))
-
-    async def resume_container(self, container_id: str) -> None:
-        await _or_taken(super().resume_container(container_id))
-
-    async def create_sandbox(self, sandbox: Sandbox) -> None:
-        token = again.set(True)  # nobody but us makes it, so one that is there is ours
-        try:
-            await _or_taken(super().create_sandbox(sandbox))
-        finally:
-            again.reset(token)
-
-
-async def _or_taken(step: Awaitable[None]) -> None:
-    try:
-        await step
-    except AgentRefused as error:
-        if not (again.get() and error.code in _TAKEN):
-            raise
 
 
 def keeping(setting: Keeping, *, in_unit: bool) -> Keeping:

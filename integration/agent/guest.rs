@@ -70,6 +70,7 @@ async fn every_scenario_of_the_host() {
         health_and_details
         output_and_exit_code
         many_waiters_before_the_end
+        how_long_ago_it_was
         no_byte_is_lost
         output_left_in_the_pipe_outlives_the_process
         standard_input

@@ -113,6 +113,7 @@ on_the_host! {
     health_and_details
     output_and_exit_code
     many_waiters_before_the_end
+    how_long_ago_it_was
     no_byte_is_lost
     output_left_in_the_pipe_outlives_the_process
     standard_input

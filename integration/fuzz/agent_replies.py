@@ -9,6 +9,7 @@ range, data is not longer than asked for, counters can be told to containerd, th
 import asyncio
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -40,6 +41,11 @@ def _in_range(low: int, high: int) -> Callable[[Any], None]:
     return look
 
 
+def _ended(answer: Any) -> None:
+    _in_range(0, 255)(answer)
+    assert answer.at <= time.time_ns(), "it has ended, and that lies in the future"
+
+
 def _short(answer: Any) -> None:
     assert len(answer) <= _ASKED, f"{len(answer)} bytes, {_ASKED} were asked for"
 
@@ -65,7 +71,7 @@ CALLS: Final[tuple[tuple[Call, type[Any], Callable[[Any], None]], ...]] = (
     (lambda agent: agent.remove_container("c"), wkt.Empty, _anything),
     (lambda agent: agent.exec_process("c", "e", _SPEC["process"]), wkt.Empty, _anything),
     (lambda agent: agent.signal_process("c", "", 9), wkt.Empty, _anything),
-    (lambda agent: agent.wait_process("c", ""), pb.WaitProcessResponse, _in_range(0, 255)),
+    (lambda agent: agent.wait_process("c", ""), pb.WaitProcessResponse, _ended),
     (lambda agent: agent.read_stdout("c", "", _ASKED), pb.ReadStreamResponse, _short),
     (lambda agent: agent.read_stderr("c", "", _ASKED), pb.ReadStreamResponse, _short),
     (lambda agent: agent.write_stdin("c", "", b"abc"), pb.WriteStreamResponse, _in_range(1, 3)),

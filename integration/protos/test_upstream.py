@@ -33,6 +33,7 @@ INTENDED = {
 """What ours has and upstream has not, and why."""
 
 UNNOTED = {
+    "grpc.WaitProcessResponse.ago": "our own, told by our agent only (docs/guest-agent.md)",
     "grpc.Spec.Solaris": "the OCI spec of another system; the notes leave it out",
     "grpc.Spec.Windows": "the same",
 }

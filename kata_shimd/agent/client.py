@@ -23,7 +23,7 @@ from kata_shimd.api.services import agent as rpcs
 from kata_shimd.api.services import guest, health
 from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, InvalidArgument, ShimError, Unavailable
 from kata_shimd.pod.network import Interface, Neighbour, Route
-from kata_shimd.pod.values import Chunk, GuestStorage, Sandbox, Taken, Told
+from kata_shimd.pod.values import Chunk, Ended, GuestStorage, Sandbox, Taken, Told
 from kata_shimd.ttrpc.client import Client
 from kata_shimd.ttrpc.service import RpcError
 
@@ -89,6 +89,10 @@ class AgentClient:
     def close(self) -> None:
         if self._attached.done() and self._attached.exception() is None:
             self._attached.result().close()
+
+    def is_again(self) -> bool:
+        """Not of a channel that ends with the daemon."""
+        return False
 
     async def check(self) -> None:
         await self._call(health.CHECK, pb.CheckRequest(), self._deadlines.check)
@@ -158,12 +162,15 @@ class AgentClient:
         request = pb.SignalProcessRequest(container_id=container_id, exec_id=exec_id, signal=signal)
         await self._do(rpcs.SIGNAL_PROCESS, request, container_id)
 
-    async def wait_process(self, container_id: str, exec_id: str) -> int:
+    async def wait_process(self, container_id: str, exec_id: str, *, within: float | None = None) -> Ended:
         request = pb.WaitProcessRequest(container_id=container_id, exec_id=exec_id or container_id)
-        status = (await self._call(rpcs.WAIT_PROCESS, request, None, container_id)).status
-        if not 0 <= status <= MAX_STATUS:
-            raise AgentRefused("WaitProcess", container_id, Code.DATA_LOSS, f"it says exit status {status}")
-        return status
+        response, reply = await self._ask(rpcs.WAIT_PROCESS, request, within, container_id)
+        ended = Ended(response.status)
+        if not 0 <= ended <= MAX_STATUS:
+            raise AgentRefused("WaitProcess", container_id, Code.DATA_LOSS, f"it says exit status {ended}")
+        ended.at = time.time_ns() - response.ago if response.ago else 0
+        ended.earlier = getattr(reply, "earlier", False)
+        return ended
 
     async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:
         request = pb.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=length)
@@ -179,17 +186,17 @@ class AgentClient:
         request: pb.ReadStreamRequest,
         length: int,
     ) -> Chunk:
-        response, call = await self._ask(rpc, request, None, request.container_id)
+        response, reply = await self._ask(rpc, request, None, request.container_id)
         chunk = Chunk(response.data[:length])
-        chunk.call = call
+        chunk.call = _call_of(reply)
         return chunk
 
     async def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
         part = data[:MAX_WRITE]
         request = pb.WriteStreamRequest(container_id=container_id, exec_id=exec_id or container_id, data=part)
-        response, call = await self._ask(rpcs.WRITE_STDIN, request, None, container_id)
+        response, reply = await self._ask(rpcs.WRITE_STDIN, request, None, container_id)
         taken = Taken(response.len)
-        taken.call = call
+        taken.call = _call_of(reply)
         if not 0 < taken <= len(part):
             raise AgentRefused(
                 "WriteStdin", container_id, Code.DATA_LOSS, f"it says it took {taken} of {len(part)} bytes"
@@ -230,9 +237,9 @@ class AgentClient:
         await self._do(rpcs.ADD_ARP_NEIGHBORS, network.neighbours(neighbours))
 
     async def oom_event(self) -> str:
-        response, call = await self._ask(rpcs.GET_OOM_EVENT, pb.GetOomEventRequest(), None, "")
+        response, reply = await self._ask(rpcs.GET_OOM_EVENT, pb.GetOomEventRequest(), None, "")
         told = Told(response.container_id)
-        told.call = call
+        told.call = _call_of(reply)
         return told
 
     async def _do(self, rpc: MethodDescriptor[RequestT, wkt.Empty], request: RequestT, obj: str = "") -> None:
@@ -245,8 +252,8 @@ class AgentClient:
 
     async def _ask(
         self, rpc: MethodDescriptor[RequestT, ResponseT], request: RequestT, timeout: float | None, obj: str
-    ) -> tuple[ResponseT, int]:
-        """The reply, and its call's number if it has one."""
+    ) -> tuple[ResponseT, bytes]:
+        """The reply, and what it was on the wire: a `Reply` of a channel that outlives the daemon knows more of itself."""
         try:
             client = await asyncio.shield(self._attached)
             reply = await client.call(rpc.service, rpc.name, wire.encode(request), timeout=timeout)
@@ -257,9 +264,14 @@ class AgentClient:
         except Unavailable as error:
             raise Unavailable(f"agent {rpc.name}", obj, "the channel to the guest is lost") from error
         try:
-            return wire.decode(rpc.response, reply), getattr(reply, "call", 0)
+            return wire.decode(rpc.response, reply), reply
         except InvalidArgument as error:
             raise AgentRefused(rpc.name, obj, Code.DATA_LOSS, f"its reply is malformed: {error.cause}") from error
+
+
+def _call_of(reply: bytes) -> int:
+    """The number of the call that brought it, if somebody counts."""
+    return getattr(reply, "call", 0)
 
 
 def _printable(text: str) -> str:

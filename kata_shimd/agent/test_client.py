@@ -76,6 +76,21 @@ async def test_exit_status_out_of_range_is_refused(said):
         await talk(guest, lambda agent: agent.wait_process("c", ""))
 
 
+async def test_a_guest_that_tells_how_long_ago_it_was():
+    hour = 3600 * 10**9
+    guest = Guest(WaitProcess=pb.WaitProcessResponse(status=7, ago=hour))
+    before = time.time_ns()
+    ended = await talk(guest, lambda agent: agent.wait_process("c", ""))
+    assert (ended, ended.earlier) == (7, False)
+    assert before <= ended.at + hour <= time.time_ns()
+
+
+async def test_a_guest_that_does_not_tell_how_long_ago_it_was():
+    """Kata's."""
+    guest = Guest(WaitProcess=pb.WaitProcessResponse(status=7))
+    assert (await talk(guest, lambda agent: agent.wait_process("c", ""))).at == 0
+
+
 async def test_more_output_than_asked_for_is_cut():
     guest = Guest(ReadStdout=pb.ReadStreamResponse(data=b"x" * 100))
     assert await talk(guest, lambda agent: agent.read_stdout("c", "", 10)) == b"x" * 10

@@ -35,14 +35,16 @@ _SETTLED_SECONDS: Final = 5.0
 
 
 class Reply(bytes):
-    """A reply's payload that knows which call brought it."""
+    """A reply's payload that knows which call brought it, and whether an earlier daemon had made that call: it may have been there
+    for long."""
 
     call: int
+    earlier: bool
 
     @classmethod
-    def of(cls, payload: bytes, call: int) -> "Reply":
+    def of(cls, payload: bytes, call: int, *, earlier: bool) -> "Reply":
         reply = cls(payload)
-        reply.call = call
+        reply.call, reply.earlier = call, earlier
         return reply
 
 
@@ -138,7 +140,7 @@ class DurableClient(Client):
         stream, call = claimed or self._begin(service, method, payload, timeout, tagged)
         self._follows(key, stream)
         try:
-            return Reply.of(await call.reply, stream)
+            return Reply.of(await call.reply, stream, earlier=claimed is not None)
         finally:
             self._forget(stream)
             call.settle()

@@ -78,6 +78,7 @@ class Container:
         """Start init: events are in order, for its end is followed only after its start has been told."""
         async with self.init.turn:
             self.init.life.check(Do.START)
+            self.init.begins()
             await self._agent.start_container(self.id)
             self.init.life.commit(Do.START)
             self._publisher.publish(events.Started(self.id, self._pid))
@@ -149,6 +150,7 @@ class Container:
         return process.pid
 
     async def _exec(self, process: Process) -> None:
+        process.begins()
         try:
             await self._agent.exec_process(self.id, process.exec_id, self.exec_specs[process.exec_id])
         except ShimError:

@@ -25,6 +25,7 @@ def _of_process(process: Process) -> dict[str, Any]:
     return {
         "state": process.life.state.name,
         "pid": process.pid,
+        "began": process.began,
         "stdio": list(astuple(process.stdio)),
         "exit": list(astuple(process.exit)) if process.exit else None,
         "stdin_ended": process.stdin_ended,
@@ -51,4 +52,5 @@ def recall(container: Container, memory: Mapping[str, Any]) -> None:
 def _recall(process: Process, memory: Mapping[str, Any]) -> None:
     exit_ = Exit(*memory["exit"]) if memory["exit"] else None
     process.killed = memory.get("killed", False)
+    process.began = memory.get("began", process.began)
     process.recall(State[memory["state"]], memory["pid"], exit_, stdin_ended=memory["stdin_ended"])

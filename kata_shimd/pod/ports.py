@@ -11,11 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from kata_shimd.pod.events import Event
 from kata_shimd.pod.storage import RootfsShare, Share
-from kata_shimd.pod.values import GuestStorage, Sandbox, Stdio, VmExit
+from kata_shimd.pod.values import Ended, GuestStorage, Sandbox, Stdio, VmExit
 
 
 class Agent(Protocol):
     """The agent in the guest. An empty ``exec_id`` is the container's init."""
+
+    def is_again(self) -> bool:
+        """Whether the request that is being carried out was begun by an earlier daemon, which died over it."""
+        ...
 
     async def check(self) -> None:
         """Ask whether it lives."""
@@ -41,8 +45,8 @@ class Agent(Protocol):
 
     async def signal_process(self, container_id: str, exec_id: str, signal: int) -> None: ...
 
-    async def wait_process(self, container_id: str, exec_id: str) -> int:
-        """No deadline. 0-255, whatever the guest said; anything else is answered as 255."""
+    async def wait_process(self, container_id: str, exec_id: str) -> Ended:
+        """No deadline. 0-255, whatever the guest said; the time is what it said, and may be any."""
         ...
 
     async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:

@@ -18,7 +18,7 @@ from kata_shimd.errors import AgentRefused, Code, DeadlineExceeded, FailedPrecon
 from kata_shimd.pod.lifecycle import EXEC, INIT, Do, Life, State
 from kata_shimd.pod.ports import Agent, Sink, Source, Streams
 from kata_shimd.pod.pump import Input, Output, output_to
-from kata_shimd.pod.values import LOST, Exit, Snapshot, Stdio
+from kata_shimd.pod.values import LOST, Ended, Exit, Snapshot, Stdio
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class Process:
         self.life = Life(f"{container_id}/{exec_id}" if exec_id else container_id, EXEC if exec_id else INIT)
         self.turn = asyncio.Lock()
         self.pid = 0
+        #: When it began at the earliest, in nanoseconds since the epoch: it cannot have ended before.
+        self.began = time.time_ns()
         #: The client has said that it sends no more.
         self.stdin_ended = False
         #: Somebody was told that it has been sent SIGKILL.
@@ -82,6 +84,11 @@ class Process:
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.container_id, self.exec_id, self.bundle, self.pid, self.life.state, self.stdio, self.exit)
+
+    def begins(self) -> None:
+        """Start is asked for. Of one that is asked for again nobody knows when it began, or whether it has ended."""
+        if not self._agent.is_again():
+            self.began = time.time_ns()
 
     def set_exit(self, exit_: Exit) -> bool:
         """Take the step to STOPPED. False when it had been taken before."""
@@ -180,7 +187,7 @@ class Process:
     ) -> None:
         stdin = group.create_task(self._input.run(), name=f"stdin {self.life.name}") if self._input else None
         await self._drained_or_stalled()
-        status, unknown = LOST, ""
+        status, unknown = Ended(LOST), ""
         try:
             status = await self._agent.wait_process(self.container_id, self.exec_id)
         except AgentRefused as error:
@@ -192,7 +199,13 @@ class Process:
             if stdin is not None:
                 stdin.cancel()
         await self._drain()
-        await on_exit(self, Exit(status, time.time_ns(), unknown))
+        await on_exit(self, Exit(int(status), self._when(status), unknown))
+
+    def _when(self, status: Ended) -> int:
+        """When it ended: nobody vouches for what the guest says, so it is a moment of its life. Of an agent that does not say, or
+        did not answer: now."""
+        now = time.time_ns()
+        return min(max(status.at or now, self.began), now)
 
     async def _drained_or_stalled(self) -> None:
         """Kata's agent forgets a process once waited for, and its output with it: read first, unless our own reader is stuck."""
@@ -252,10 +265,17 @@ class Process:
     async def signal(self, number: int) -> None:
         """Send a signal through the agent.
 
-        :raises NotFound: it has ended
+        :raises NotFound: it has ended; not where an earlier daemon died over this, for that may be what it ended by
         :raises FailedPrecondition: an exec that has not been started
         :raises DeadlineExceeded, Unavailable: the agent did not carry it out within its budget
         """
+        try:
+            await self._signal(number)
+        except NotFound:
+            if not self._agent.is_again():
+                raise
+
+    async def _signal(self, number: int) -> None:
         self.life.check_alive("kill")
         if self.exec_id and self.life.state is State.CREATED:
             raise FailedPrecondition("kill", self.life.name, "the exec has not been started")

@@ -1,6 +1,7 @@
 """A pod whose guest lies, refuses, floods or never ends: Kill works, Delete ends, nothing is unbounded."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -72,6 +73,30 @@ async def test_endless_output_after_the_exit_is_cut_and_delete_ends(world):
         async with asyncio.timeout(3):
             assert (await w.pod.container("c1").init.wait()).status == 0
             await w.pod.delete("c1")
+
+
+@pytest.mark.parametrize("says", [-(2**64), -1, 1, 10**9])
+async def test_a_process_does_not_end_before_it_begins_whatever_the_guest_says(world, says):
+    async with world() as w:
+        await w.create()
+        created = time.time_ns()
+        await w.pod.start("c1", "")
+        assert (await ended(w, says)).at_ns >= created
+
+
+@pytest.mark.parametrize("later", [10**9, 2**64])
+async def test_nor_does_it_end_in_the_future(world, later):
+    async with world() as w:
+        await w.running()
+        assert (await ended(w, time.time_ns() + later)).at_ns <= time.time_ns()
+
+
+async def ended(world, says, exec_id=""):
+    """The guest says of an end when that was."""
+    process = world.guest.process("c1", exec_id)
+    process.says_it_ended = says
+    process.end(7)
+    return await world.pod.container("c1").process(exec_id).wait()
 
 
 async def test_a_flood_of_memory_events_is_slowed_down(world):

@@ -12,7 +12,7 @@ from typing import Any
 from kata_shimd.errors import AgentRefused, Code, Unavailable
 from kata_shimd.pod.events import Event
 from kata_shimd.pod.storage import RootfsShare, Share
-from kata_shimd.pod.values import GuestStorage, Sandbox, Stdio, VmExit
+from kata_shimd.pod.values import Ended, GuestStorage, Sandbox, Stdio, VmExit
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -32,6 +32,8 @@ class GuestProcess:
     stdin: bytes = b""
     stdin_closed: bool = False
     size: tuple[int, int] | None = None
+    #: In nanoseconds since the epoch; 0 is an agent that does not tell.
+    says_it_ended: int = 0
     status: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def end(self, status: int) -> None:
@@ -51,6 +53,7 @@ class Guest:
         self.refuse: dict[str, Code] = {}
         self.silent: set[str] = set()
         self.deaf = False
+        self.again = False
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.oom: asyncio.Queue[str] = asyncio.Queue()
 
@@ -80,6 +83,9 @@ class Guest:
         if (container_id, exec_id) not in self.processes:
             raise AgentRefused("look up", f"{container_id}/{exec_id}", Code.NOT_FOUND, "no such process")
         return self.processes[container_id, exec_id]
+
+    def is_again(self) -> bool:
+        return self.again
 
     async def gone(self) -> str:
         return await asyncio.shield(self.lost)
@@ -128,10 +134,12 @@ class Guest:
         for process in everyone:
             process.end(128 + signal)
 
-    async def wait_process(self, container_id: str, exec_id: str) -> int:
+    async def wait_process(self, container_id: str, exec_id: str) -> Ended:
         await self._answer("wait_process", container_id, exec_id)
-        status: int = await self._until_lost(asyncio.shield(self.process(container_id, exec_id).status))
-        return status
+        process = self.process(container_id, exec_id)
+        ended = Ended(await self._until_lost(asyncio.shield(process.status)))
+        ended.at = process.says_it_ended
+        return ended
 
     async def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:
         data: bytes = await self._until_lost(self.process(container_id, exec_id).output.get())  # type: ignore[arg-type]

@@ -56,6 +56,16 @@ class Taken(int):
     call = 0
 
 
+class Ended(int):
+    """The exit status of a process as the guest told it, and when that was, in nanoseconds since the epoch; 0 where it is not told.
+
+    ``earlier``: an earlier daemon had asked, so the answer may have been there for long.
+    """
+
+    at = 0
+    earlier = False
+
+
 class Told(str):
     """A container's id as the guest told it, and the number of the call that brought it; 0 where nobody counts."""
 

@@ -214,8 +214,13 @@ impl Pod {
     }
 
     pub async fn wait(&self, id: &str, exec: &str) -> ttrpc::Result<i32> {
+        self.ended(id, exec).await.map(|reply| reply.status)
+    }
+
+    /// What `wait` is told, and how long ago it was.
+    pub async fn ended(&self, id: &str, exec: &str) -> ttrpc::Result<WaitProcessResponse> {
         let request = WaitProcessRequest { container_id: id.into(), exec_id: exec.into(), ..Default::default() };
-        self.agent.wait_process(patience(), &request).await.map(|reply| reply.status)
+        self.agent.wait_process(patience(), &request).await
     }
 
     pub async fn signal(&self, id: &str, exec: &str, signal: i32) -> ttrpc::Result<()> {

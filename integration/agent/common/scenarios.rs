@@ -48,6 +48,22 @@ pub async fn many_waiters_before_the_end(pod: Pod) {
     pod.remove("waiters").await.unwrap();
 }
 
+pub async fn how_long_ago_it_was(pod: Pod) {
+    pod.launch("ago", "read line; exit 3").await;
+    let began = Instant::now();
+    let (first, closed) = tokio::join!(pod.ended("ago", "ago"), pod.close_stdin("ago", "ago"));
+    closed.unwrap();
+    let whole = u64::try_from(began.elapsed().as_nanos()).unwrap();
+    let first = first.unwrap().ago;
+    assert!((1..=whole).contains(&first), "{first} of {whole} ns: it ended after it was asked for");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let later = pod.ended("ago", "ago").await.unwrap();
+    let whole = u64::try_from(began.elapsed().as_nanos()).unwrap();
+    assert_eq!(later.status, 3);
+    assert!((first + 250_000_000..=whole).contains(&later.ago), "{first}, then {} of {whole} ns", later.ago);
+    pod.remove("ago").await.unwrap();
+}
+
 pub async fn no_byte_is_lost(pod: Pod) {
     let outcome = pod.run("bytes", "seq 1 200000; exit 9").await;
     let expected: String = (1..=200_000).map(|number| format!("{number}\n")).collect();

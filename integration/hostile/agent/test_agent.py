@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import os
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -161,6 +162,19 @@ async def test_an_exit_code_out_of_range_is_255(tmp_path: Path, said: int, told:
     async with staged(tmp_path, at_end | {"WaitProcess": payload(pb.WaitProcessResponse(status=said))}) as stage:
         await stage.running()
         assert await stage.exit() == told
+
+
+@pytest.mark.parametrize("ago", [0, 1, 2**63, 2**64 - 1])
+async def test_an_end_lies_in_the_life_of_the_process_however_long_ago_it_is_said_to_be(
+    tmp_path: Path, ago: int
+) -> None:
+    at_end = {"ReadStdout": payload(b""), "ReadStderr": payload(b"")}
+    before = time.time_ns()
+    async with staged(tmp_path, at_end | {"WaitProcess": payload(pb.WaitProcessResponse(ago=ago))}) as stage:
+        await stage.running()
+        assert await stage.exit() == 0
+        end = stage.pod.container("c1").init.exit
+        assert end is not None and before <= end.at_ns <= time.time_ns()
 
 
 async def test_a_wait_answered_with_garbage_is_an_exit_that_is_not_known(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,9 @@ class Process:
     def __init__(self) -> None:
         self.output = bytearray()
         self.status: int | None = None
+        self.ended_ns = 0
+        #: It has closed its outputs, and runs on.
+        self.mute = False
         self.waiting: list[int] = []
         self.reading: dict[str, int] = {}
 
@@ -35,6 +39,8 @@ class Guest:
         self.sessions = 0
         self.counted = 0
         self.silent: set[str] = set()
+        #: Whether it tells how long ago a process ended; Kata's agent does not.
+        self.tells = True
         #: What changes nothing, and was asked while we were silent.
         self._unanswered: list[tuple[socket.socket, int]] = []
         self._socks: list[socket.socket] = []
@@ -63,6 +69,15 @@ class Guest:
     def finish(self, name: str, status: int) -> None:
         """A process ends by itself."""
         self._end(self._socks[-1], self._processes[name, name], status)
+
+    def hush(self, name: str) -> None:
+        """A process closes its outputs."""
+        process = self._processes[name, name]
+        process.mute = True
+        self._put_out(self._socks[-1], process)
+
+    def is_waited_for(self, name: str) -> bool:
+        return bool(self._processes[name, name].waiting)
 
     def oom(self, name: str) -> None:
         """The kernel kills in a container for memory; whoever asks, now or later, is told once."""
@@ -136,7 +151,7 @@ class Guest:
         name = request.exec_id or request.container_id
         self._act("signal", name, request.signal)
         if request.signal == 9:
-            self._end(sock, self._processes[request.container_id, name], 137)
+            self._end(self._socks[-1], self._processes[request.container_id, name], 137)
         reply(sock, stream)
 
     def _WriteStdin(self, sock: socket.socket, stream: int, payload: bytes) -> None:
@@ -205,20 +220,20 @@ class Guest:
 
     def _end(self, sock: socket.socket, process: Process, status: int) -> None:
         if process.status is None:
-            process.status = status
+            process.status, process.ended_ns = status, time.monotonic_ns()
         self._put_out(sock, process)
 
     def _put_out(self, sock: socket.socket, process: Process) -> None:
-        if "stdout" in process.reading and (process.output or process.status is not None):
+        over = process.mute or process.status is not None
+        if "stdout" in process.reading and (process.output or over):
             data = bytes(process.output[:1000])
             del process.output[:1000]
             reply(sock, process.reading.pop("stdout"), wire.encode(pb.ReadStreamResponse(data=data)))
-        if process.status is None:
-            return
-        if "stderr" in process.reading:
+        if over and "stderr" in process.reading:
             reply(sock, process.reading.pop("stderr"))
-        while process.waiting:
-            reply(sock, process.waiting.pop(), wire.encode(pb.WaitProcessResponse(status=process.status)))
+        while process.status is not None and process.waiting:
+            ago = time.monotonic_ns() - process.ended_ns if self.tells else 0
+            reply(sock, process.waiting.pop(), wire.encode(pb.WaitProcessResponse(status=process.status, ago=ago)))
 
 
 class _Deaf:

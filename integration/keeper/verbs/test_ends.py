@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,11 +17,15 @@ from integration.harness.waiting import eventually
 from integration.keeper.killing import Stopped
 from integration.keeper.verbs.client import PATIENCE, Caller, connected
 from integration.keeper.verbs.stage import Stage
+from kata_shimd import wire
 from kata_shimd.api import task, wkt
 from kata_shimd.durable.once import MAX_TRIES
 from kata_shimd.errors import Unavailable
 from kata_shimd.ledger import container_scope, read
 from kata_shimd.ttrpc import RpcError
+
+#: For so many seconds nobody comes: much longer than it takes to tell of an end.
+AWAY: Final = 2.0
 
 #: What somebody who waits is told by a shim that is dead: nothing, the connection ends.
 DEAD: Final = -1
@@ -104,6 +109,66 @@ def test_a_process_that_ends_while_no_daemon_is_there(stage: Stage, run) -> None
 
     run(body)
     assert [topic for topic in stage.events.topics if "exit" in topic] == ["/tasks/exit"]
+
+
+@pytest.mark.parametrize(
+    ("tells", "asked"), [(True, False), (True, True), (False, True)], ids=["asked late", "asked early", "Kata's agent"]
+)
+def test_when_a_process_ended_that_no_daemon_saw(stage: Stage, run, tells: bool, asked: bool) -> None:
+    """``asked``: its output had ended, so the daemon that died had asked for its end, and the answer waits for the next one. Kata's
+    agent tells no time: there it is when the next one hears of it."""
+    stage.guest.tells = tells
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        if asked:
+            stage.guest.hush("pod")
+            waited_for = partial(stage.guest.is_waited_for, "pod")
+            await asyncio.to_thread(eventually, "the question", waited_for, within=PATIENCE)
+        with Stopped(stage.pod.process("keeper")):
+            stage.pod.process("daemon").kill()
+            before = time.time_ns()
+            stage.guest.finish("pod", 42)
+            await asyncio.sleep(AWAY)
+            back = time.time_ns()
+        assert await ended == 42
+        for method, request, reply in (
+            ("Wait", task.WaitRequest(id="pod"), task.WaitResponse),
+            ("State", task.StateRequest(id="pod"), task.StateResponse),
+        ):
+            told = wire.nanoseconds((await caller.ask(method, request, reply, armed=False)).exited_at)
+            assert told >= (before if tells else back)
+            assert not tells or told < back - AWAY / 2 * 1e9, "nearer to its end than to the next daemon"
+        await finish(stage, caller)
+
+    run(body)
+
+
+def test_a_kill_that_a_daemon_died_over_is_no_failure(stage: Stage, run) -> None:
+    """The signal was sent, the process has ended of it, and the guest's answer came to nobody."""
+
+    async def body(caller: Caller, ended: "asyncio.Task[int]") -> None:
+        spec = wkt.Any(type_url="process", value=json.dumps({"args": ["y"], "cwd": "/"}).encode())
+        request = task.ExecProcessRequest(id="pod", exec_id="more", spec=spec, **stage.fifos("more"))
+        await caller.ask("Exec", request, wkt.Empty, armed=False)
+        more = {"id": "pod", "exec_id": "more"}
+        await caller.ask("Start", task.StartRequest(**more), task.StartResponse, armed=False)
+        stage.guest.silent = {"SignalProcess"}
+        async with asyncio.TaskGroup() as group:
+            kill_it = task.KillRequest(**more, signal=9)
+            asked = group.create_task(caller.ask("Kill", kill_it, wkt.Empty, armed=False))
+            waited = await caller.ask("Wait", task.WaitRequest(**more), task.WaitResponse, armed=False)
+            assert waited.exit_status == 137
+            assert not asked.done()
+            await kill(stage, "daemon")
+        stage.guest.silent = set()
+        with pytest.raises(RpcError, match="process has already ended"):
+            await caller.ask("Kill", kill_it, wkt.Empty, armed=False)
+        assert stage.guest.acts["signal more 9"] == 1
+        stage.guest.finish("pod", 0)
+        assert await ended == 0
+        await finish(stage, caller)
+
+    run(body)
 
 
 def test_counters_of_what_has_ended_are_the_last_that_were_taken(stage: Stage, run) -> None:

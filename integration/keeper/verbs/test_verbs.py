@@ -24,7 +24,6 @@ from integration.keeper.verbs.test_ends import finish
 from integration.keeper.verbs.test_ends import running as over_a_container
 from kata_shimd import wire
 from kata_shimd.api import task, wkt
-from kata_shimd.ttrpc import RpcError
 
 ALL: Final = int(os.environ.get("KATA_SHIMD_STEPS", "0"))
 BESIDE_STEPS: Final = range(1, ALL + 1) if ALL else (1, 4, 7)
@@ -55,14 +54,6 @@ async def echoed(stage: Stage, name: str, data: bytes) -> bytes:
         os.close(writer)
 
 
-async def kill(caller: Caller, request: task.KillRequest) -> None:
-    """With SIGKILL. One that a daemon died over may have come true by the time the next one takes it up."""
-    try:
-        await caller.do("Kill", request)
-    except RpcError as error:
-        assert caller.k and "process has already ended" in str(error), error
-
-
 async def life(stage: Stage, caller: Caller) -> None:
     """Every verb, in the order of a life; asserts what a client would."""
     init, more = stage.fifos("init"), stage.fifos("more")
@@ -88,7 +79,7 @@ async def life(stage: Stage, caller: Caller) -> None:
         state = await caller.ask("State", task.StateRequest(id="pod"), task.StateResponse)
         assert state.status == 4
         await caller.do("Resume", task.ResumeRequest(id="pod"))
-        await kill(caller, task.KillRequest(id="pod", exec_id="more", signal=9))
+        await caller.do("Kill", task.KillRequest(id="pod", exec_id="more", signal=9))
         end = await caller.ask("Wait", task.WaitRequest(id="pod", exec_id="more"), task.WaitResponse)
         assert end.exit_status == 137
         gone = await caller.ask("Delete", task.DeleteRequest(id="pod", exec_id="more"), task.DeleteResponse)
@@ -161,9 +152,9 @@ async def beside(stage: Stage, caller: Caller) -> None:
     await caller.ask("Start", task.StartRequest(id="side", exec_id="more"), task.StartResponse)
     assert len((await caller.ask("Pids", task.PidsRequest(id="side"), task.PidsResponse)).processes) == 2
     await caller.do("Kill", task.KillRequest(id="side", signal=10, all=True))
-    await kill(caller, task.KillRequest(id="side", exec_id="more", signal=9))
+    await caller.do("Kill", task.KillRequest(id="side", exec_id="more", signal=9))
     await caller.ask("Wait", task.WaitRequest(id="side", exec_id="more"), task.WaitResponse)
-    await kill(caller, task.KillRequest(id="side", signal=9, all=True))
+    await caller.do("Kill", task.KillRequest(id="side", signal=9, all=True))
     assert (await caller.ask("Wait", task.WaitRequest(id="side"), task.WaitResponse)).exit_status == 137
     assert (await caller.ask("Delete", task.DeleteRequest(id="side"), task.DeleteResponse)).exit_status == 137
     await caller.do("Shutdown", task.ShutdownRequest(id="side"))

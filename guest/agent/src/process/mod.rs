@@ -7,7 +7,8 @@ pub mod stdio;
 pub mod terminal;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -33,6 +34,8 @@ pub struct Process {
     /// Standard error; empty with a terminal.
     pub stderr: Output,
     terminal: Option<Terminal>,
+    /// When it ended, by a clock that nobody sets.
+    ended: OnceLock<Instant>,
     told: AtomicBool,
 }
 
@@ -48,12 +51,14 @@ impl Process {
             stdout: Output::new(streams.stdout),
             stderr: Output::new(streams.stderr),
             terminal: streams.terminal,
+            ended: OnceLock::new(),
             told: AtomicBool::new(false),
         });
         let dead = process.clone();
         tokio::spawn(async move {
             // The reaper never drops a sender; were it to, 255 is what a lost process ends with.
             let status = exit.await.unwrap_or(255);
+            dead.ended.get_or_init(Instant::now);
             before_end();
             dead.stdin.release();
             if let Some(terminal) = &dead.terminal {
@@ -76,11 +81,11 @@ impl Process {
         ended.ok().and_then(|status| *status).unwrap_or(255)
     }
 
-    /// Waits for its end on behalf of the host, which knows of it then.
-    pub async fn tell(&self) -> Status {
+    /// Waits for its end on behalf of the host, which knows of it then: how it ended, and how long ago.
+    pub async fn tell(&self) -> (Status, Duration) {
         let status = self.wait().await;
         self.told.store(true, Ordering::Relaxed);
-        status
+        (status, self.ended.get().map(Instant::elapsed).unwrap_or_default())
     }
 
     /// Whether the host has been told of its end.

@@ -98,7 +98,10 @@ impl AgentService for Agent {
     async fn wait_process(&self, _: &TtrpcContext, request: WaitProcessRequest) -> ttrpc::Result<WaitProcessResponse> {
         let find = || self.sandbox.container(&request.container_id)?.process(&request.exec_id);
         let process: Arc<crate::process::Process> = reply("WaitProcess", find())?;
-        Ok(WaitProcessResponse { status: process.tell().await, ..Default::default() })
+        let (status, ago) = process.tell().await;
+        // 0 is what an agent says that does not tell.
+        let ago = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Ok(WaitProcessResponse { status, ago, ..Default::default() })
     }
 
     async fn pause_container(&self, _: &TtrpcContext, request: PauseContainerRequest) -> ttrpc::Result<Empty> {

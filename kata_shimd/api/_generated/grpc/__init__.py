@@ -1556,6 +1556,11 @@ default_message_pool.register_message("grpc", "WaitProcessRequest", WaitProcessR
 class WaitProcessResponse(betterproto2.Message):
     status: "int" = betterproto2.field(1, betterproto2.TYPE_INT32)
 
+    ago: "int" = betterproto2.field(1000, betterproto2.TYPE_UINT64)
+    """
+    Our own, which Kata's agent does not tell: nanoseconds from the end of the process to this answer, never 0.
+    """
+
 
 default_message_pool.register_message("grpc", "WaitProcessResponse", WaitProcessResponse)
 
