@@ -87,7 +87,18 @@ class Store:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_owner(self.path, self.path.lstat(), stat.S_ISDIR)
+        except OSError as error:
+            raise HostFailed("use template path", str(self.path), error.strerror or "") from error
+        self.check_place()
+
+    def check_place(self) -> None:
+        """See that the directory, or where it would be made, is ours and in memory.
+
+        :raises HostFailed: it cannot hold templates
+        """
+        try:
+            if self.path.exists():
+                _check_owner(self.path, self.path.lstat(), stat.S_ISDIR)
         except OSError as error:
             raise HostFailed("use template path", str(self.path), error.strerror or "") from error
         if (kind := _filesystem(self.path)) != _TMPFS:
@@ -95,6 +106,12 @@ class Store:
             raise HostFailed(
                 "use template path", str(self.path), f"it is on {kind or 'no known file system'}", hint=hint
             )
+
+    def room(self) -> tuple[int, int]:
+        """Bytes that are free on the directory's file system, and how large that is."""
+        existing = next(path for path in (self.path, *self.path.parents) if path.exists())
+        status = os.statvfs(existing)
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
     def find(self, key: str) -> Template | None:
         """The template ``key``, or None.

@@ -215,6 +215,13 @@ def test_a_place_that_is_not_in_memory_is_refused(tmp_path, monkeypatch):
         Store(tmp_path / "disk").begin()
 
 
+def test_a_place_can_be_judged_before_it_is_made(templates, tmp_path):
+    there = Store(tmp_path / "not" / "yet")
+    there.check_place()
+    free, size = there.room()
+    assert 0 < free <= size and not there.path.parent.exists()
+
+
 def test_the_file_system_of_a_place_is_that_of_the_deepest_mount():
     assert store._filesystem(Path("/proc/self")) == "proc"
     assert store._filesystem(Path("/dev/shm")) == "tmpfs"
