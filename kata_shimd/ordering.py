@@ -28,8 +28,8 @@ OOM_SCORE: Final = 1000
 MOST: Final = 8
 #: What one takes of its tmpfs, in MiB: so much, and one of so many parts of the guest's memory for its tables of that. More than
 #: was measured (docs/templates.md).
-TAKES: Final = 96
-TABLES: Final = 64
+TAKES: Final = 80
+TABLES: Final = 48
 #: One of so many parts of that tmpfs is left to others: most often it is /run.
 LEFT: Final = 4
 #: What may change a pod's machine.
