@@ -37,7 +37,7 @@ def test_before_the_first_pod_and_after(place):
     assert not place.exists()
     ram = memory.new(memory.PAGE)
     Store(place).begin()
-    Store(place).publish("key", {}, b"", ram)
+    Store(place).publish("0123456789abcdef0123", {}, b"", ram)
     os.close(ram)
     assert "pods are cloned: 1 at" in row(place).why and not row(place).fix
 
