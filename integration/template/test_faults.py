@@ -14,7 +14,7 @@ import pytest
 
 from integration.harness import process
 from integration.harness.host import Host
-from integration.harness.pods import all_pods, making_templates
+from integration.harness.pods import all_pods, make_template, making_templates
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.template.conftest import MISSED, Templates
@@ -147,6 +147,8 @@ def test_a_maker_that_was_killed_costs_later_pods_nothing(templates: Templates, 
     templates.run(f"{name}-b", "true").ok()
     assert templates.told(f"{name}-b") == ["template-passed-over"]
     assert any("its maker was ended" in event.get("why", "") for event in templates.journal(f"{name}-b"))
+    make_template(host, TOOL, templates.config)
+    assert all_pods(host.run_dir) == []
 
 
 def test_a_place_that_is_no_memory(templates: Templates, tmp_path: Path, name: str) -> None:
