@@ -26,7 +26,7 @@ from kata_shimd.vmspec import vm_spec
 
 LAUNCHER: Final = "containerd-shim-kata-v2"
 MIB: Final = 1 << 20
-#: Why a template is let rest whose maker was killed, or ended with the unit it was in.
+#: Why a template is let rest whose maker was killed.
 CUT_SHORT: Final = "its maker was ended before it was made"
 
 
