@@ -119,8 +119,8 @@ class Host:
         )
 
     def close(self) -> None:
-        """Let the namespaces go. What a test left in the directory is removed with it, never across a mount. A maker of templates is
-        no pod's and outlives them, but not us.
+        """Let the namespaces go. What a test left in the directory is removed with it, never across a mount. A maker of templates
+        outlives pods, but not us.
         """
         for found in process.descendants():
             if " template build --order " in (command := found.command()) and f" {self.run_dir}" in command:
