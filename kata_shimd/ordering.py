@@ -26,6 +26,12 @@ NICE: Final = 10
 OOM_SCORE: Final = 1000
 #: So many templates are made unasked; a node whose pods have more machines than that is not served by templates.
 MOST: Final = 8
+#: What one takes of its tmpfs, in MiB: so much, and one of so many parts of the guest's memory for its tables of that. More than
+#: was measured (docs/templates.md).
+TAKES: Final = 80
+TABLES: Final = 48
+#: One of so many parts of that tmpfs is left to others: most often it is /run.
+LEFT: Final = 4
 #: What may change a pod's machine.
 _OURS: Final = "io.katacontainers."
 _MEMINFO: Final = Path("/proc/meminfo")
@@ -97,7 +103,7 @@ def make_room(store: Store, memory_mib: int) -> None:
     any more are taken away.
 
     :raises FailedPrecondition: there are enough
-    :raises ResourceExhausted: the node has not the memory
+    :raises ResourceExhausted: the node has not the memory, or the tmpfs not the room
     """
     found = store.list()
     stale = [each.key for each in found if each.problem or (each.depends is not None and not key.holds(each.depends))]
@@ -110,6 +116,20 @@ def make_room(store: Store, memory_mib: int) -> None:
         raise ResourceExhausted(
             "make template", "", f"{free // _MIB} MiB are free, one more guest may take {memory_mib}"
         )
+    if why := too_small(store, memory_mib):
+        raise ResourceExhausted("make template", str(store.path), why, hint=LARGER)
+
+
+#: What helps where a tmpfs is too small.
+LARGER: Final = "set factory.template_path to a larger tmpfs, or factory.enable_template to false"
+
+
+def too_small(store: Store, memory_mib: int) -> str:
+    """Why the template of a guest with so much memory would crowd the tmpfs; empty when it would not."""
+    free, size = (number // _MIB for number in store.room())
+    if free - (takes := TAKES + memory_mib // TABLES) >= size // LEFT:
+        return ""
+    return f"of {size} MiB there {free} are free; a template may take {takes}, and a quarter is left to others"
 
 
 def available() -> int:

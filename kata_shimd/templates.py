@@ -121,10 +121,11 @@ class Templates:
         except ShimError as error:
             self._note("template-failed", error=str(error))
 
-    async def make(self, spec: VmSpec) -> int:
+    async def make(self, spec: VmSpec, *, unasked: bool = False) -> int:
         """Make the template of pods with ``spec``, in the place of one that is there; its lock is the caller's. A journal of its
         own says how it went.
 
+        :param unasked: only where there is room for it
         :returns: bytes of guest RAM that a clone will copy
         :raises ShimError: it came to nothing
         """
@@ -134,8 +135,10 @@ class Templates:
         self._store.begin()
         self._store.sweep(held=name)
         async with _stage(site, name) as (stage, journal):
-            journal.write("template-making", key=name)
             try:
+                if unasked:
+                    ordering.make_room(self._store, spec.memory_mib)
+                journal.write("template-making", key=name)
                 used = await maker.make(
                     spec, self._store, stage, journal, gate, self._group, site.budgets, self._prepare
                 )
@@ -174,15 +177,17 @@ class Templates:
             return None
 
     def _miss(self, name: str) -> None:
-        if self._store.resting(name):
+        if not self._store.resting(name):
+            self._note("template-passed-over", why=f"template {name} is not made yet")
+            self.missing = name
+        elif self._store.is_at_work(name):
+            self._note("template-passed-over", why=f"template {name} is being made")
+        else:
             why = self._store.why_failed(name)
             self._note(
                 "template-passed-over",
                 why=f"template {name} came to nothing not long ago" + (f": {why}" if why else ""),
             )
-        else:
-            self._note("template-passed-over", why=f"template {name} is not made yet")
-            self.missing = name
 
     async def _clone(
         self,

@@ -17,8 +17,13 @@ PLENTY = "MemTotal: 9 kB\nMemAvailable:  4194304 kB\n"
 class Shelf:
     """A store of which nothing but names is true."""
 
-    def __init__(self, *found):
-        self.found, self.removed = found, []
+    path = Path("/run/t")
+
+    def __init__(self, *found, free=512, size=512):
+        self.found, self.removed, self.mib = found, [], (free, size)
+
+    def room(self):
+        return tuple(number << 20 for number in self.mib)
 
     def list(self):
         return self.found
@@ -76,3 +81,23 @@ def test_enough_is_enough():
 def test_a_small_node_makes_none():
     with pytest.raises(ResourceExhausted, match="4096 MiB are free, one more guest may take 4097"):
         ordering.make_room(Shelf(), 4097)
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "fits"), [(250, 512, True), (249, 512, False), (122, 0, True), (100, 100, False)]
+)
+def test_of_a_tmpfs_a_quarter_is_left_to_others(free, size, fits):
+    shelf = Shelf(free=free, size=size)
+    if fits:
+        ordering.make_room(shelf, 2048)
+    else:
+        with pytest.raises(ResourceExhausted, match=f"of {size} MiB there {free} are free; a template may take 122"):
+            ordering.make_room(shelf, 2048)
+
+
+def test_what_goes_makes_room_first():
+    """Or the templates of a guest that was replaced would be in the way of the new one's for ever."""
+    shelf = Shelf(Listed("old", "", depends={"holds": False}), free=50)
+    with pytest.raises(ResourceExhausted, match="50 are free"):
+        ordering.make_room(shelf, 2048)
+    assert shelf.removed == ["old"]

@@ -127,6 +127,19 @@ async def test_one_that_could_not_be_made_is_let_rest(scene):
     assert await scene.pod() == (False, MISSED)
 
 
+async def test_one_whose_maker_was_killed_is_let_rest_and_one_that_is_at_it_is_waited_for(scene):
+    """A maker writes its failure down before it begins."""
+    scene.store.begin()
+    with scene.store.making(scene.key) as ours:
+        scene.store.failed(scene.key, "its maker was ended")
+        assert ours
+        assert await scene.pod() == (False, ["template-passed-over"])
+        assert "is being made" in scene.notes.why
+    assert await scene.pod() == (False, ["template-passed-over"])
+    assert "its maker was ended" in scene.notes.why
+    assert scene.orders == []
+
+
 async def test_one_whose_clone_fails_is_removed_and_let_rest(scene):
     scene.make()
     scene.trouble["clone"] = VmFailed("dial agent", "", "no answer")

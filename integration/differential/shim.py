@@ -119,11 +119,21 @@ class Shim:
         self._made.callback(self.host.close)
         self._rootfs.mkdir()
         image.write_rootfs(self._rootfs)
+        self._choose_machines()
         await self._made.enter_async_context(self.recorder)
         self._made.callback(self._kill_rest)
         self._made.push_async_callback(self._disconnect)
         if self._with_pod:
             await self._open_pod()
+
+    def _choose_machines(self) -> None:
+        """Ours are cloned or booted as all tests' are; a template is made once for all of these machines."""
+        if self.kind.name != "kata":
+            return
+        if config := pods.guest_config(self.host.root):
+            self.host.env.setdefault("KATA_CONF_FILE", str(config))
+        if pods.are_cloned() and (command := self.kind.binary.with_name("kata-shimd")).exists():
+            pods.make_template(self.host, command, config)
 
     # --- containers ----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """A machine of one's own, as far as a shim can see: private mounts, network, /run and /dev/shm.
 
 A mount or link that appears in here was made by what runs in here; no other test, session or daemon of the machine is in
-view. That makes the leak check exact. Programs enter with ``nsenter``; files outside ``/run`` and ``/dev/shm`` are the real ones.
+view. That makes the leak check exact. Templates alone are all hosts' of a session (`harness.shelf`). Programs enter with
+``nsenter``; files outside ``/run`` and ``/dev/shm`` are the real ones.
 """
 
 import os
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from integration.harness import process
+from integration.harness.shelf import shelf
 
 
 class Propagation(StrEnum):
@@ -35,6 +37,9 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mkdir -m 755 /run/netns
 mount -t tmpfs -o mode=755 tmpfs /run/netns
+mkdir -p /run/vc/vm
+mkdir -m 700 /run/vc/vm/template
+mount --bind "$2" /run/vc/vm/template
 ip link set lo up
 echo ready
 exec cat
@@ -51,8 +56,18 @@ class Host:
         self.env: dict[str, str] = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self.env["PATH"] = ":".join([*map(str, bin_dirs), *SYSTEM_PATH])
         self.env["KATA_SHIMD_RUN_DIR"] = str(self.run_dir)
+        holder, templates = shelf()
+        enter = [
+            "nsenter",
+            f"--mount=/proc/{holder}/ns/mnt",
+            "--",
+            "unshare",
+            "--mount",
+            "--net",
+            "--propagation=private",
+        ]
         self._holder = process.spawn(
-            ["unshare", "--mount", "--net", "--propagation=private", "sh", "-c", _HOLDER, "holder", propagation.value],
+            [*enter, "sh", "-c", _HOLDER, "holder", propagation.value, str(templates)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -104,7 +119,12 @@ class Host:
         )
 
     def close(self) -> None:
-        """Let the namespaces go. What a test left in the directory is removed with it, never across a mount."""
+        """Let the namespaces go. What a test left in the directory is removed with it, never across a mount. A maker of templates
+        outlives pods, but not us.
+        """
+        for found in process.descendants():
+            if " template build --order " in (command := found.command()) and f" {self.run_dir}" in command:
+                found.kill()
         process.finish(self._holder)
         subprocess.run(["rm", "-rf", "--one-file-system", str(self.root)], check=True)
 

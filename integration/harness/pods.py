@@ -10,6 +10,7 @@ from integration.harness import process
 from integration.harness.host import Host
 from integration.harness.process import Process
 from integration.harness.scale import SCALE
+from integration.harness.shelf import PLACE
 from integration.harness.waiting import eventually
 from kata_shimd.config import defaults
 from kata_shimd.journal import read as read_journal
@@ -52,13 +53,20 @@ def are_cloned() -> bool:
     return said == "on" if said else defaults().factory.enable_template
 
 
+#: Keys of templates that were made at the usual place in this session, by the text of the configuration.
+_made: dict[str, str] = {}
+
+
 def make_template(host: Host, program: Path, config: Path | None) -> None:
-    """The one of the session's pods, in the private host's own memory: without it the first of them would be booted, and it would
-    be made beside some test.
+    """That of pods with ``config``, unless this session has it: without it the first of them would be booted, and it would be made
+    beside some test.
     """
-    which = ("--config", config) if config else ()
+    text, which = (config.read_text(), ("--config", config)) if config else ("", ())
+    if (key := _made.get(text)) and (host.inside / PLACE.relative_to("/") / key).is_dir():
+        return
     done = host.run([program, "template", "build", "--run-dir", host.run_dir, *which], within=120 * SCALE)
     assert done.returncode == 0, done.stderr.decode()
+    _made[text] = done.stdout.decode().split()[0]
 
 
 def making_templates() -> list[Process]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from integration.harness.ctr import Ctr
-from integration.harness.pods import Pod
+from integration.harness.pods import Pod, factory
 from integration.keeper.killing import Noticed
 from integration.keeper.load import Load
 from integration.keeper.results import Run
@@ -22,7 +22,7 @@ def nobody_notices(ctr: Ctr, name: str, pod_of: Callable[[str], Pod], setup: Set
     kib = int(os.environ.get("KATA_SHIMD_STREAM_KIB", "2048"))
     seed = int(os.environ.get("KATA_SHIMD_SEED", "1"))
     config = home / "configuration.toml"
-    config.write_text(setup.configuration())
+    config.write_text(setup.configuration() + factory())
     noticed = Noticed(ctr.containerd)
     seen = Load(replace(ctr, config=config), name, pod_of, setup, size=kib << 10, seed=seed).run(kills)
     noticed.deletions = 1 + seen.calls.get("life", 0)

@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from integration.harness import pods, process
 from integration.harness.ctr import PATIENCE, Ctr
+from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.keeper.installation import Installation
 from integration.keeper.killing import Hammer, Noticed, listing
@@ -130,3 +132,28 @@ def test_a_machine_that_is_stopped_is_a_lost_task(systemd: Systemd, ctr: Ctr, na
         # Told by the daemon, or by `delete` when there was none any more; containerd then has no task to delete.
         assert "exit code 255" in ended.err or "exit code 137" in ended.err or ended.code == 1, ended
         eventually("nothing left", unit.is_gone, within=PATIENCE)
+
+
+def test_a_template_is_made_whether_or_not_the_unit_that_ordered_it_lives(
+    systemd: Systemd, ctr: Ctr, name: str
+) -> None:
+    """A maker is no part of the pod, though it was begun in its unit: that ends without it."""
+    config, place = systemd.root / "cloning.toml", systemd.inside / "run/vc"
+    assert ctr.config is not None
+    config.write_text(ctr.config.read_text().replace(pods.BOOTED, pods.CLONED))
+    first, second = (Unit(systemd, ctr, f"{name}-{which}") for which in ("a", "b"))
+    ctr.run(f"{name}-a", "true", config=config).ok()
+    eventually("nothing left of the first", first.is_gone, within=PATIENCE)
+    try:
+        eventually("the template", lambda: _whole(place / "vm/template"), within=60 * SCALE)
+        ctr.run(f"{name}-b", "true", config=config).ok()
+    finally:
+        shutil.rmtree(place)
+    assert "template-ordered" in [event["event"] for event in first.pod.journal()]
+    assert "cloned" in [event["event"] for event in second.pod.journal()]
+    eventually("nothing left", second.is_gone, within=PATIENCE)
+
+
+def _whole(place: Path) -> bool:
+    """Whether there is one that nobody is at."""
+    return any(path.is_dir() and "." not in path.name for path in place.glob("*"))

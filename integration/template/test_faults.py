@@ -14,7 +14,7 @@ import pytest
 
 from integration.harness import process
 from integration.harness.host import Host
-from integration.harness.pods import all_pods
+from integration.harness.pods import all_pods, make_template, making_templates
 from integration.harness.scale import SCALE
 from integration.harness.waiting import eventually
 from integration.template.conftest import MISSED, Templates
@@ -114,14 +114,41 @@ def small(templates: Templates, host: Host, tmp_path: Path) -> Iterator[Template
     assert [word for word in left if not word.endswith((".lock", ".failed"))] == []
 
 
-def test_a_tmpfs_that_is_full(small: Templates, name: str) -> None:
+def test_a_tmpfs_that_is_full(small: Templates, host: Host) -> None:
+    """Who asks for one gets one as long as there is room."""
+    tool = [TOOL, "template", "build", "--config", small.config, "--run-dir", host.run_dir]
+    done = host.run(tool, within=60 * SCALE)
+    assert done.returncode == 1 and b"No space left" in done.stderr, done
+    assert [event["event"] for event in small.maker_told()] == ["template-making", "template-failed"]
+
+
+def test_a_tmpfs_that_is_too_small_is_left_to_others(small: Templates, host: Host, name: str) -> None:
+    """And the next pods are booted without anything being begun."""
     small.order(f"{name}-a")
-    making, failed = small.maker_told()
-    assert (making["event"], failed["event"]) == ("template-making", "template-failed")
-    assert "No space left" in failed["error"]
+    (failed,) = small.maker_told()
+    assert failed["event"] == "template-failed" and "a quarter is left to others" in failed["error"]
     small.run(f"{name}-b", "true").ok()
     assert small.told(f"{name}-b") == ["template-passed-over"]
-    assert any("No space left" in event.get("why", "") for event in small.journal(f"{name}-b"))
+    assert any("a quarter is left to others" in event.get("why", "") for event in small.journal(f"{name}-b"))
+    assert host.run([TOOL, "check", "--config", small.config]).stdout.count(b"pods are booted") == 1
+
+
+def test_a_maker_that_was_killed_costs_later_pods_nothing(templates: Templates, host: Host, name: str) -> None:
+    client = templates.ctr.spawn(*templates.ctr.run_words(f"{name}-a", "true", config=templates.config))
+    try:
+        eventually("it has begun", lambda: list(templates.path.glob("*.failed")), within=60 * SCALE)
+        (maker,) = making_templates()
+        assert maker.signal(signal.SIGKILL)
+        assert client.wait(60 * SCALE) == 0
+    finally:
+        process.finish(client)
+        templates.ctr.remove(f"{name}-a")
+    templates.await_maker()
+    templates.run(f"{name}-b", "true").ok()
+    assert templates.told(f"{name}-b") == ["template-passed-over"]
+    assert any("its maker was ended" in event.get("why", "") for event in templates.journal(f"{name}-b"))
+    make_template(host, TOOL, templates.config)
+    assert all_pods(host.run_dir) == []
 
 
 def test_a_place_that_is_no_memory(templates: Templates, tmp_path: Path, name: str) -> None:

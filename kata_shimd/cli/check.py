@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kata_shimd import __version__, vmspec
-from kata_shimd.cli import systemd
+from kata_shimd.cli import check_templates, systemd
 from kata_shimd.cli.config import env_path
 from kata_shimd.cli.output import FAILED, OK, add_output, add_run_dir
 from kata_shimd.config.load import Examined, examine
@@ -42,6 +42,7 @@ CHECKS: Final[dict[str, Check]] = {
     "qemu": check_programs.qemu,
     "virtiofsd": check_programs.virtiofsd,
     "guest": check_programs.guest,
+    "templates": check_templates.templates,
     "containerd": check_programs.containerd,
     "runtime": check_programs.runtime,
     "systemd": check_systemd.systemd,

@@ -16,7 +16,7 @@ from kata_shimd.cli.output import FAILED, OK, SCHEMA_VERSION, add_output, add_ru
 from kata_shimd.config.load import Loaded, load
 from kata_shimd.config.model import Accelerator, Timeouts
 from kata_shimd.errors import FailedPrecondition, HostFailed, ShimError
-from kata_shimd.ordering import NICE, Order, make_room
+from kata_shimd.ordering import NICE, Order
 from kata_shimd.templates import Site, Templates, unfit
 from kata_shimd.vm import accel
 from kata_shimd.vm.spec import VmSpec
@@ -26,6 +26,8 @@ from kata_shimd.vmspec import vm_spec
 
 LAUNCHER: Final = "containerd-shim-kata-v2"
 MIB: Final = 1 << 20
+#: Why a template is let rest whose maker was killed.
+CUT_SHORT: Final = "its maker was ended before it was made"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -73,7 +75,9 @@ def _build(loaded: Loaded, store: Store, run_dir: Path) -> int:
 
 
 def _made_to_order(order: Order, run_dir: Path) -> int:
-    """For a pod's daemon, unless it has been made meanwhile. What comes to nothing is not tried again for a while."""
+    """For a pod's daemon, unless it has been made meanwhile. What comes to nothing is not tried again for a while; nor is what we
+    are killed over, so that is written down first.
+    """
     os.nice(NICE)
     loaded = order.told.load()
     spec, timeouts = _machine(loaded)
@@ -81,11 +85,12 @@ def _made_to_order(order: Order, run_dir: Path) -> int:
     with store.making(order.key) as ours:
         if not ours or _is_there(store, order.key):
             return OK
+        store.failed(order.key, CUT_SHORT)
         try:
             if key.name(key.inputs(spec)) != order.key:
                 raise FailedPrecondition("make template", order.key, "by now such a pod would have another")
-            make_room(store, spec.memory_mib)
-            asyncio.run(_make(spec, assembly.template_site(store.path, run_dir, _launcher(), timeouts)))
+            asyncio.run(_make(spec, assembly.template_site(store.path, run_dir, _launcher(), timeouts), unasked=True))
+            store.forgive(order.key)
         except Exception as error:
             store.failed(order.key, str(error))
             raise
@@ -109,11 +114,11 @@ def _machine(loaded: Loaded) -> tuple[VmSpec, Timeouts]:
     return vm_spec("template", loaded.config, choice), timeouts
 
 
-async def _make(spec: VmSpec, site: Site) -> int:
+async def _make(spec: VmSpec, site: Site, *, unasked: bool = False) -> int:
     failure: ShimError | None = None
     async with asyncio.TaskGroup() as group:
         try:
-            return await Templates(site, group, lambda *_, **__: None).make(spec)
+            return await Templates(site, group, lambda *_, **__: None).make(spec, unasked=unasked)
         except ShimError as error:  # raised again outside: the group would wrap it
             failure = error
     raise failure

@@ -125,7 +125,13 @@ RUNTIME_KEYS: Final[tuple[Key, ...]] = (
 )
 
 FACTORY_KEYS: Final[tuple[Key, ...]] = (
-    F.acts("enable_template", BOOL, False, "pods are clones of a guest that was booted once, where they can be"),
+    F.acts(
+        "enable_template",
+        BOOL,
+        True,
+        "pods are clones of a guest that was booted once, where they can be",
+        kata=False,
+    ),
     F.acts("template_path", PATH, "/run/vc/vm/template", "where templates lie: on a tmpfs, or there are none"),
     F.held("vm_cache_number", UINT, 0, "VMs kept ready"),
     F.held("vm_cache_endpoint", STR, "/var/run/kata-containers/cache.sock", "socket of the cache"),

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -27,6 +28,7 @@ from typing import Any, Final
 
 from kata_shimd.errors import HostFailed
 from kata_shimd.vm.template import memory
+from kata_shimd.vm.template.key import LENGTH
 from kata_shimd.vm.template.migration import MAX_STATE
 
 HEADER: Final = "header"
@@ -41,6 +43,7 @@ _NEW: Final = ".new-"
 _OLD: Final = ".old-"
 _MAX_HEADER: Final = 64 << 10
 _BLOCK: Final = 512
+_KEY: Final = re.compile(f"[0-9a-f]{{{LENGTH}}}")
 _FACTS: Final = frozenset({"key", "memory", "used", "crc32", "state", "sha256", "made", "depends"})
 _TMPFS: Final = "tmpfs"
 
@@ -85,16 +88,40 @@ class Store:
 
         :raises HostFailed: it cannot hold templates
         """
+        self._check_memory()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_owner(self.path, self.path.lstat(), stat.S_ISDIR)
         except OSError as error:
             raise HostFailed("use template path", str(self.path), error.strerror or "") from error
+        self._check_ours()
+
+    def check_place(self) -> None:
+        """The same of a directory that is there, or of where it would be.
+
+        :raises HostFailed: it cannot hold templates
+        """
+        self._check_memory()
+        if self.path.exists():
+            self._check_ours()
+
+    def _check_memory(self) -> None:
         if (kind := _filesystem(self.path)) != _TMPFS:
             hint = "mount a tmpfs there, or set factory.template_path to a place on one"
             raise HostFailed(
                 "use template path", str(self.path), f"it is on {kind or 'no known file system'}", hint=hint
             )
+
+    def _check_ours(self) -> None:
+        try:
+            _check_owner(self.path, self.path.lstat(), stat.S_ISDIR)
+        except OSError as error:
+            raise HostFailed("use template path", str(self.path), error.strerror or "") from error
+
+    def room(self) -> tuple[int, int]:
+        """Bytes that are free on the directory's file system, and how large that is."""
+        existing = next(path for path in (self.path, *self.path.parents) if path.exists())
+        status = os.statvfs(existing)
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
     def find(self, key: str) -> Template | None:
         """The template ``key``, or None.
@@ -175,10 +202,10 @@ class Store:
                     shutil.rmtree(path, ignore_errors=True)
 
     def list(self) -> list[Listed]:
-        """All templates, by key."""
+        """All templates, by key. What else lies there is somebody else's, such as Kata's own, which has the same place."""
         if not self.path.is_dir():
             return []
-        return [self._listed(path.name) for path in sorted(self.path.iterdir()) if "." not in path.name]
+        return [self._listed(path.name) for path in sorted(self.path.iterdir()) if _KEY.fullmatch(path.name)]
 
     def failed(self, key: str, why: str = "") -> None:
         """Remember that ``key`` came to nothing just now, and why."""

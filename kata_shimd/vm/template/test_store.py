@@ -202,7 +202,15 @@ def test_a_list_says_what_is_wrong(made):
     assert [each.problem for each in made.list()] == ["its device state is not what was written"]
 
 
-def test_a_place_that_others_may_write_to_is_refused(tmp_path):
+def test_what_is_somebody_elses_is_no_template(made):
+    """Kata's own lies at the same place, and those that are bad are removed."""
+    (made.path / "memory").write_bytes(b"")
+    (made.path / "state").write_bytes(b"")
+    assert [each.key for each in made.list()] == [KEY]
+
+
+def test_a_place_that_others_may_write_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_filesystem", lambda _path: "tmpfs")
     (tmp_path / "open").mkdir(mode=0o777)
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(HostFailed, match="not ours alone"):
@@ -213,6 +221,14 @@ def test_a_place_that_is_not_in_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_filesystem", lambda _path: "ext4")
     with pytest.raises(HostFailed, match="it is on ext4; mount a tmpfs there"):
         Store(tmp_path / "disk").begin()
+    assert not (tmp_path / "disk").exists()
+
+
+def test_a_place_can_be_judged_before_it_is_made(templates, tmp_path):
+    there = Store(tmp_path / "not" / "yet")
+    there.check_place()
+    free, size = there.room()
+    assert 0 < free <= size and not there.path.parent.exists()
 
 
 def test_the_file_system_of_a_place_is_that_of_the_deepest_mount():
