@@ -62,7 +62,7 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """What a round sends each way in bulk, and how many times it goes there and back: long enough that its beginning counts for nothing."""
+    """What a round sends each way in bulk, and how often it goes there and back: so much that its beginning counts for nothing."""
 
     mib: int
     trips: int
