@@ -60,13 +60,20 @@ def _modest(release: Release) -> Release:
     return dataclasses.replace(release, more=more)
 
 
+def shims(release: Release, layout: Layout, handler: str) -> list[Path]:
+    """Where the release's own shim for runc is, if that is not the machine's and is wanted."""
+    if handler != "runc" or release.program == cri.debian().program:
+        return []
+    return [*gotools.ensure(layout, modules=(gotools.RUNC_SHIM,)).values()]
+
+
 class Suite:
     """A node with the suite's images in a registry beside it."""
 
     def __init__(self, run: Run, layout: Layout, prefix: Path, *, handler: str = "kata") -> None:
         self._handler = handler
         self._stack = ExitStack()
-        self.host = self._stack.enter_context(Host([prefix / "bin"]))
+        self.host = self._stack.enter_context(Host([*shims(run.release, layout, handler), prefix / "bin"]))
         cri.prepare(self.host)
         self.home = self.host.root / "critest"
         self.home.mkdir()

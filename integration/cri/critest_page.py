@@ -34,12 +34,25 @@ mounts, links, network namespaces, control groups, descriptors, sockets, directo
 def record(run: Run, found: Mapping[str, Result], seconds: float) -> None:
     """Note a run of the whole suite in the file, and write the page anew."""
     file = expected.file_of(run.release)
-    load = " ".join(f"{number:.1f}" for number in os.getloadavg())
-    tools = f"critest {gotools.CRI_TOOLS.version}"
-    took = f"{expected.summary(found)} in {seconds:.0f} s, load {load} at the end"
-    said = f"{versions.line(run.release.program)}, {tools}: {took}"
-    expected.write(file, expected.read(file), expected.read_runs(file) | {run.api: said})
+    said = f"{versions.line(run.release.program)}, {_result(found, seconds)}"
+    expected.write(file, expected.read(file), expected.read_runs(file) | {run.api: said}, expected.read_runc(file))
     PAGE.write_text(page())
+
+
+def record_runc(run: Run, found: Mapping[str, Result], seconds: float) -> None:
+    """The same of a run with runc, with which what is put down to containerd ended as it does with us."""
+    file = expected.file_of(run.release)
+    lines = expected.read(file)
+    same = f"all {len(expected.excused(lines))} specs put down to containerd among them, each as it ends with us"
+    said = f"{versions.of_runc(run.release.program)}, {_result(found, seconds)}; {same}"
+    expected.write(file, lines, expected.read_runs(file), said)
+    PAGE.write_text(page())
+
+
+def _result(found: Mapping[str, Result], seconds: float) -> str:
+    load = " ".join(f"{number:.1f}" for number in os.getloadavg())
+    took = f"{expected.summary(found)} in {seconds:.0f} s, load {load} at the end"
+    return f"critest {gotools.CRI_TOOLS.version}: {took}"
 
 
 def page() -> str:
@@ -74,6 +87,10 @@ def _runs() -> Iterator[str]:
     for version, file in FILES.items():
         for api, said in expected.read_runs(file).items():
             yield f"- containerd {version}, Task API {api}. {said}."
+    yield "\n## Runs with runc\n"
+    yield "By `integration/critest --handler runc --record`: what is put down to containerd has to end the same with it.\n"
+    for version, file in FILES.items():
+        yield f"- containerd {version}. {expected.read_runc(file)}."
 
 
 def _categories() -> Iterator[str]:

@@ -3,7 +3,8 @@
 ``expected-<version>.tsv`` has a line for every spec of the suite: its name, ``passed``, ``failed`` or ``skipped``, a category and
 a reason for what is not passed. Any difference fails the run, a spec that has begun to pass as well. Where chance decides, both
 outcomes stand there, as ``passed|skipped``. Specs of the image service, in which no runtime takes part, are a block of their own.
-Above them, for each version of the Task API, stands the last run of the whole suite: when, of what, on what, and how long.
+Above them, for each version of the Task API, stands the last run of the whole suite: when, of what, on what, and how long; and
+the last one with runc, which showed that what is put down to containerd is not ours.
 """
 
 import csv
@@ -35,6 +36,7 @@ BLOCKS: Final = ("The runtime", "The image service: no runtime takes part")
 #: Stands where a person has to say why.
 ASK: Final = "?"
 _RUN: Final = "# run of the whole suite"
+_RUNC: Final = "# run with runc"
 _BLOCK: Final = "# ---"
 
 
@@ -84,10 +86,16 @@ def read_runs(file: Path) -> dict[str, str]:
     return {row[1]: row[2] for _, row in _rows(file) if row[0] == _RUN}
 
 
-def write(file: Path, lines: Mapping[str, Expected], runs: Mapping[str, str]) -> None:
+def read_runc(file: Path) -> str:
+    """The last run of the whole suite with runc, which ended as the lines say of containerd; empty if there was none."""
+    return next((row[1] for _, row in _rows(file) if row[0] == _RUNC), "")
+
+
+def write(file: Path, lines: Mapping[str, Expected], runs: Mapping[str, str], runc: str = "") -> None:
     with file.open("w", newline="") as text:
         rows = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
         rows.writerows((_RUN, api, said) for api, said in sorted(runs.items()))
+        rows.writerows([(_RUNC, runc)] if runc else [])
         for title in BLOCKS:
             rows.writerow((f"{_BLOCK} {title}",))
             chosen = sorted(item for item in lines.items() if block(item[0]) == title)

@@ -77,7 +77,7 @@ def test_a_pod_that_a_spec_leaves_is_found(release: Release, layout: Layout) -> 
 
 
 def test_the_file_is_whole(release: Release, layout: Layout) -> None:
-    """Most specs pass, whatever does not has one of the categories, and its last runs are noted."""
+    """Most specs pass, whatever does not has one of the categories, and its last runs are noted: none is put down to containerd since."""
     file = expected.file_of(release)
     lines = expected.read(file)
     by_outcome = [line.outcome for line in lines.values()]
@@ -85,6 +85,7 @@ def test_the_file_is_whole(release: Release, layout: Layout) -> None:
     assert {line.category for line in lines.values() if line.outcome != "passed"} <= {*CATEGORIES}
     ran = {run.api for run in critest.runs(layout).values() if run.release.name == release.name}
     assert expected.read_runs(file).keys() == ran
+    assert f"all {len(expected.excused(lines))} specs put down to containerd" in expected.read_runc(file)
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -93,8 +94,9 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         "[k8s.io] Image Manager b": Expected("failed", "upstream", 'a "reason"'),
     }
     file = tmp_path / "file"
-    expected.write(file, lines, {"v2": "today, of this"})
-    assert (expected.read(file), expected.read_runs(file)) == (lines, {"v2": "today, of this"})
+    runs = {"v2": "today, of this"}
+    expected.write(file, lines, runs, "of that")
+    assert (expected.read(file), expected.read_runs(file), expected.read_runc(file)) == (lines, runs, "of that")
     titles = [line for line in file.read_text().splitlines() if line.startswith("# ---")]
     assert titles == [f"# --- {title}" for title in expected.BLOCKS]
 

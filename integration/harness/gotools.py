@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,21 +58,30 @@ CRI_TOOLS: Final = Module(
     stamp="sigs.k8s.io/cri-tools/pkg/version.Version",
 )
 MODULES: Final = (CONTAINERD, CRI_TOOLS)
+#: runc's shim of that containerd, which Debian's older one cannot stand in for. Built where something is to be run with runc.
+RUNC_SHIM: Final = Module(
+    "containerd-shim-runc",
+    CONTAINERD.path,
+    CONTAINERD.version,
+    CONTAINERD.sum,
+    {"containerd-shim-runc-v2": "./cmd/containerd-shim-runc-v2"},
+    stamp=CONTAINERD.stamp,
+)
 
 
-def ensure(layout: Layout, steps: Steps | None = None) -> dict[str, Path]:
+def ensure(layout: Layout, steps: Steps | None = None, modules: Sequence[Module] = MODULES) -> dict[str, Path]:
     """Build whatever is missing; name → directory of programs.
 
     :raises StepFailed: no ``go``, no proxy, another content than pinned, or a build that fails
     """
     steps = steps or Steps("go")
     with _one_at_a_time(layout.cache):
-        for module in MODULES:
+        for module in modules:
             if _built(module, layout.cache):
                 continue
             with steps.step(f"{module.name} {module.version} from its Go module") as step:
                 _build(step, module, layout.cache)
-    return {module.name: module.home(layout.cache) for module in MODULES}
+    return {module.name: module.home(layout.cache) for module in modules}
 
 
 def _built(module: Module, cache: Path) -> bool:

@@ -18,5 +18,13 @@ def line(containerd: str | Path = "containerd") -> str:
     return f"{today}: {own}, {', '.join(said)}, {accelerator}, {os.cpu_count()} CPUs"
 
 
+def of_runc(containerd: str | Path) -> str:
+    """The same of what is run with runc, where nothing of ours takes part."""
+    said = [_first_line(str(containerd), "--version"), _first_line("runc", "--version")]
+    return (
+        f"{datetime.now(UTC).date().isoformat()}: {', '.join(said)}, Linux {platform.release()}, {os.cpu_count()} CPUs"
+    )
+
+
 def _first_line(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()

@@ -107,7 +107,8 @@ def hierarchies(mountinfo: str) -> Iterator[Path]:
 
 
 def _make_above(group: Path) -> None:
-    if not group.exists():
+    """Also what is there without processors, as it is when nobody but a `mkdir` has made it: runc fills that in, too."""
+    if not group.exists() or any(_empty(group)):
         _make_above(group.parent)
         _mkdir(group)
 
@@ -115,12 +116,14 @@ def _make_above(group: Path) -> None:
 def _mkdir(group: Path) -> None:
     """A cpuset of version 1 begins without processors and memory, and takes nobody in before it has some."""
     group.mkdir(exist_ok=True)
+    for name in _empty(group):
+        (group / name).write_text((group.parent / name).read_text())
+
+
+def _empty(group: Path) -> Iterator[str]:
+    """Files of a cpuset of version 1 that have nothing in them, and may have what the group above has."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         ours, above = group / name, group.parent / name
-        if (
-            ours.exists()
-            and above.exists()
-            and not (group / "cgroup.controllers").exists()
-            and not ours.read_text().strip()
-        ):
-            ours.write_text(above.read_text())
+        old = ours.exists() and above.exists() and not (group / "cgroup.controllers").exists()
+        if old and not ours.read_text().strip():
+            yield name

@@ -70,3 +70,14 @@ IN_CONTAINER = "32 30 0:28 /docker/1 /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgro
 )
 def test_where_a_process_is(mounts: str, own: str, groups: list[str]) -> None:
     assert list(cgroup._current(mounts, own)) == list(map(Path, groups))
+
+
+def test_groups_above_that_have_no_processors_yet_get_some(tmp_path: Path) -> None:
+    """Not those that have: `mems` of the lower one is somebody's choice."""
+    for group, cpus, mems in (("", "0-3\n", "0-1\n"), ("pods", "\n", "\n"), ("pods/one", "\n", "1\n")):
+        (tmp_path / group).mkdir(exist_ok=True)
+        (tmp_path / group / "cpuset.cpus").write_text(cpus)
+        (tmp_path / group / "cpuset.mems").write_text(mems)
+    cgroup._make_above(tmp_path / "pods/one")
+    files = [tmp_path / group / name for group in ("pods", "pods/one") for name in ("cpuset.cpus", "cpuset.mems")]
+    assert [file.read_text() for file in files] == ["0-3\n", "0-1\n", "0-3\n", "1\n"]
