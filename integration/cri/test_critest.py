@@ -77,7 +77,9 @@ def test_a_pod_that_a_spec_leaves_is_found(release: Release, layout: Layout) -> 
 
 
 def test_the_file_is_whole(release: Release, layout: Layout) -> None:
-    """Most specs pass, whatever does not has one of the categories, and its last runs are noted: none is put down to containerd since."""
+    """Most specs pass, whatever does not has one of the categories, and its last runs are noted: none is put down to containerd
+    since.
+    """
     file = expected.file_of(release)
     lines = expected.read(file)
     by_outcome = [line.outcome for line in lines.values()]
