@@ -8,9 +8,12 @@ import socket
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -23,6 +26,9 @@ from integration.keeper.killing import REBORN, Noticed, Stopped, kill_daemon
 from kata_shimd.debug import pods
 
 pytestmark = pytest.mark.vm
+
+#: For so many seconds nobody comes: much longer than it takes to tell of an end.
+AWAY: Final = 3.0
 
 libc = ctypes.CDLL(None)
 PIDFD_GETFD = 438
@@ -74,34 +80,46 @@ def shown(pod: Pod) -> tuple[tuple[str, ...], int | None, str]:
     return found.containers, found.began_ns, found.phase
 
 
+#: Its outputs end first, so the daemon that dies has asked for its end, and the answer waits for the next one.
+ENDS: Final = "echo up; exec >&- 2>&-; until [ -e /seen/go ]; do sleep 0.1; done; touch /seen/over; exit 42"
+
+
 def test_an_end_while_no_daemon_is_there(
     kept: Ctr, name: str, pod_of: Callable[[str], Pod], unnoticed: Noticed, tmp_path: Path
 ) -> None:
-    """The keeper is stopped, so that nobody comes: the container ends meanwhile, and the guest has said so."""
+    """It is told with its code, and the time when it was."""
     seen = tmp_path / "seen"
     seen.mkdir()
     mount = f"type=bind,src={seen},dst=/seen,options=rbind:rw"
-    script = "echo up; until [ -e /seen/go ]; do sleep 0.1; done; exit 42"
-    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", script, options=["--rm", "--mount", mount]))
+    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", ENDS, options=["--rm", "--mount", mount]))
     try:
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == b"up\n"
-        pod = pod_of(name)
+        kept.exec(name, "e1", "true").ok()  # by when the daemon has heard of the end of the outputs
         with Events(kept) as events:
-            keeper = pod.process("keeper")
-            with Stopped(keeper):
-                daemon = pod.process("daemon")
-                daemon.kill()
-                eventually("the daemon's end", lambda: not daemon.alive(), within=REBORN)
-                (seen / "go").touch()
-                eventually("the guest's word of it", lambda: _said(keeper, pod) > 0, within=PATIENCE)
-                assert waiting.poll() is None
+            before, over = _end_unseen(pod_of(name), seen)
             assert waiting.wait(PATIENCE) == 42
-            events.until(name, "/tasks/delete")
-            assert events.topics(name).count("/tasks/exit") == 1
+            told = [event.fields for event in events.until(name, "/tasks/delete") if event.topic == "/tasks/exit"]
+        assert [fields["id"] for fields in told] == [name]
+        assert before < datetime.fromisoformat(told[0]["exited_at"]) < over + timedelta(seconds=AWAY / 2)
     finally:
         process.finish(waiting)
     unnoticed.deletions = 1
+
+
+def _end_unseen(pod: Pod, seen: Path) -> tuple[datetime, datetime]:
+    """The daemon is killed with the keeper stopped, so that nobody comes, and the container ends. From when to when that was."""
+    keeper, daemon = pod.process("keeper"), pod.process("daemon")
+    with Stopped(keeper):
+        daemon.kill()
+        eventually("the daemon's end", lambda: not daemon.alive(), within=REBORN)
+        before = datetime.now(UTC)
+        (seen / "go").touch()
+        eventually("the end", (seen / "over").exists, within=PATIENCE)
+        over = datetime.now(UTC)
+        eventually("the guest's word of it", lambda: _said(keeper, pod) > 0, within=PATIENCE)
+        time.sleep(AWAY)
+    return before, over
 
 
 def _said(keeper: process.Process, pod: Pod) -> int:
