@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import termios
@@ -80,35 +81,44 @@ def shown(pod: Pod) -> tuple[tuple[str, ...], int | None, str]:
     return found.containers, found.began_ns, found.phase
 
 
-#: Its outputs end first, so the daemon that dies has asked for its end, and the answer waits for the next one.
-ENDS: Final = "echo up; exec >&- 2>&-; until [ -e /seen/go ]; do sleep 0.1; done; touch /seen/over; exit 42"
+#: Its outputs end before it does, so the daemon that dies has asked for its end, and the answer waits for the next one.
+ENDS_LAST: Final = "echo up; exec >&- 2>&-; until [ -e /seen/next ]; do sleep 0.1; done; touch /seen/over; exit 42"
+#: For the end of this one only the next daemon asks.
+ENDS_FIRST: Final = "echo up; until [ -e /seen/go ]; do sleep 0.1; done; touch /seen/next; exit 9"
 
 
-def test_an_end_while_no_daemon_is_there(
+def test_ends_while_no_daemon_is_there(
     kept: Ctr, name: str, pod_of: Callable[[str], Pod], unnoticed: Noticed, tmp_path: Path
 ) -> None:
-    """It is told with its code, and the time when it was."""
+    """An exec ends, and then its container: both with their code, and at the time when they ended."""
     seen = tmp_path / "seen"
     seen.mkdir()
-    mount = f"type=bind,src={seen},dst=/seen,options=rbind:rw"
-    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", ENDS, options=["--rm", "--mount", mount]))
+    options = ["--rm", "--mount", f"type=bind,src={seen},dst=/seen,options=rbind:rw"]
+    words = [
+        kept.run_words(name, "sh", "-c", ENDS_LAST, options=options),
+        ("task", "exec", "--exec-id", "e1", name, "sh", "-c", ENDS_FIRST),
+    ]
+    waiting: list[subprocess.Popen[bytes]] = []
     try:
-        assert waiting.stdout is not None
-        assert waiting.stdout.readline() == b"up\n"
-        kept.exec(name, "e1", "true").ok()  # by when the daemon has heard of the end of the outputs
+        for one in words:
+            waiting.append(kept.spawn(*one))
+            assert waiting[-1].stdout is not None
+            assert waiting[-1].stdout.readline() == b"up\n"
         with Events(kept) as events:
             before, over = _end_unseen(pod_of(name), seen)
-            assert waiting.wait(PATIENCE) == 42
+            assert [one.wait(PATIENCE) for one in waiting] == [42, 9]
             told = [event.fields for event in events.until(name, "/tasks/delete") if event.topic == "/tasks/exit"]
-        assert [fields["id"] for fields in told] == [name]
-        assert before < datetime.fromisoformat(told[0]["exited_at"]) < over + timedelta(seconds=AWAY / 2)
+        assert [fields["id"] for fields in told] == ["e1", name]
+        for fields in told:
+            assert before < datetime.fromisoformat(fields["exited_at"]) < over + timedelta(seconds=AWAY / 2)
     finally:
-        process.finish(waiting)
+        for one in waiting:
+            process.finish(one)
     unnoticed.deletions = 1
 
 
 def _end_unseen(pod: Pod, seen: Path) -> tuple[datetime, datetime]:
-    """The daemon is killed with the keeper stopped, so that nobody comes, and the container ends. From when to when that was."""
+    """Kill the daemon with the keeper stopped, so that nobody comes, and let what runs end. From when to when that was."""
     keeper, daemon = pod.process("keeper"), pod.process("daemon")
     with Stopped(keeper):
         daemon.kill()
@@ -134,12 +144,16 @@ def _said(keeper: process.Process, pod: Pod) -> int:
 def _unread(pidfd: int, number: int, pod: Pod) -> int:
     fd = libc.syscall(PIDFD_GETFD, pidfd, number, 0)
     try:
-        with socket.socket(fileno=fd) as channel:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return 0
+        with socket.socket(fileno=os.dup(fd)) as channel:
             if channel.getpeername() != str(pod.directory / "agent.sock"):
                 return 0
             return struct.unpack("i", fcntl.ioctl(channel, termios.FIONREAD, bytes(4)))[0]
-    except OSError:  # no socket, or none with a peer
+    except OSError:  # it has no peer
         return 0
+    finally:
+        os.close(fd)  # while one is ours, a FIFO has no end for whoever reads it
 
 
 def test_containerd_killed_while_no_daemon_is_there(own: Ctr, name: str) -> None:
