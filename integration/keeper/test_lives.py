@@ -5,12 +5,16 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -23,6 +27,9 @@ from integration.keeper.killing import REBORN, Noticed, Stopped, kill_daemon
 from kata_shimd.debug import pods
 
 pytestmark = pytest.mark.vm
+
+#: For so many seconds nobody comes: much longer than it takes to tell of an end.
+AWAY: Final = 3.0
 
 libc = ctypes.CDLL(None)
 PIDFD_GETFD = 438
@@ -74,34 +81,55 @@ def shown(pod: Pod) -> tuple[tuple[str, ...], int | None, str]:
     return found.containers, found.began_ns, found.phase
 
 
-def test_an_end_while_no_daemon_is_there(
+#: Its outputs end before it does, so the daemon that dies has asked for its end, and the answer waits for the next one.
+ENDS_LAST: Final = "echo up; exec >&- 2>&-; until [ -e /seen/next ]; do sleep 0.1; done; touch /seen/over; exit 42"
+#: For the end of this one only the next daemon asks.
+ENDS_FIRST: Final = "echo up; until [ -e /seen/go ]; do sleep 0.1; done; touch /seen/next; exit 9"
+
+
+def test_ends_while_no_daemon_is_there(
     kept: Ctr, name: str, pod_of: Callable[[str], Pod], unnoticed: Noticed, tmp_path: Path
 ) -> None:
-    """The keeper is stopped, so that nobody comes: the container ends meanwhile, and the guest has said so."""
+    """An exec ends, and then its container: both with their code, and at the time when they ended."""
     seen = tmp_path / "seen"
     seen.mkdir()
-    mount = f"type=bind,src={seen},dst=/seen,options=rbind:rw"
-    script = "echo up; until [ -e /seen/go ]; do sleep 0.1; done; exit 42"
-    waiting = kept.spawn(*kept.run_words(name, "sh", "-c", script, options=["--rm", "--mount", mount]))
+    options = ["--rm", "--mount", f"type=bind,src={seen},dst=/seen,options=rbind:rw"]
+    words = [
+        kept.run_words(name, "sh", "-c", ENDS_LAST, options=options),
+        ("task", "exec", "--exec-id", "e1", name, "sh", "-c", ENDS_FIRST),
+    ]
+    waiting: list[subprocess.Popen[bytes]] = []
     try:
-        assert waiting.stdout is not None
-        assert waiting.stdout.readline() == b"up\n"
-        pod = pod_of(name)
+        for one in words:
+            waiting.append(kept.spawn(*one))
+            assert waiting[-1].stdout is not None
+            assert waiting[-1].stdout.readline() == b"up\n"
         with Events(kept) as events:
-            keeper = pod.process("keeper")
-            with Stopped(keeper):
-                daemon = pod.process("daemon")
-                daemon.kill()
-                eventually("the daemon's end", lambda: not daemon.alive(), within=REBORN)
-                (seen / "go").touch()
-                eventually("the guest's word of it", lambda: _said(keeper, pod) > 0, within=PATIENCE)
-                assert waiting.poll() is None
-            assert waiting.wait(PATIENCE) == 42
-            events.until(name, "/tasks/delete")
-            assert events.topics(name).count("/tasks/exit") == 1
+            before, over = _end_unseen(pod_of(name), seen)
+            assert [one.wait(PATIENCE) for one in waiting] == [42, 9]
+            told = [event.fields for event in events.until(name, "/tasks/delete") if event.topic == "/tasks/exit"]
+        assert [fields["id"] for fields in told] == ["e1", name]
+        for fields in told:
+            assert before < datetime.fromisoformat(fields["exited_at"]) < over + timedelta(seconds=AWAY / 2)
     finally:
-        process.finish(waiting)
+        for one in waiting:
+            process.finish(one)
     unnoticed.deletions = 1
+
+
+def _end_unseen(pod: Pod, seen: Path) -> tuple[datetime, datetime]:
+    """Kill the daemon with the keeper stopped, so that nobody comes, and let what runs end. From when to when that was."""
+    keeper, daemon = pod.process("keeper"), pod.process("daemon")
+    with Stopped(keeper):
+        daemon.kill()
+        eventually("the daemon's end", lambda: not daemon.alive(), within=REBORN)
+        before = datetime.now(UTC)
+        (seen / "go").touch()
+        eventually("the end", (seen / "over").exists, within=PATIENCE)
+        over = datetime.now(UTC)
+        eventually("the guest's word of it", lambda: _said(keeper, pod) > 0, within=PATIENCE)
+        time.sleep(AWAY)
+    return before, over
 
 
 def _said(keeper: process.Process, pod: Pod) -> int:
@@ -116,12 +144,16 @@ def _said(keeper: process.Process, pod: Pod) -> int:
 def _unread(pidfd: int, number: int, pod: Pod) -> int:
     fd = libc.syscall(PIDFD_GETFD, pidfd, number, 0)
     try:
-        with socket.socket(fileno=fd) as channel:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return 0
+        with socket.socket(fileno=os.dup(fd)) as channel:
             if channel.getpeername() != str(pod.directory / "agent.sock"):
                 return 0
             return struct.unpack("i", fcntl.ioctl(channel, termios.FIONREAD, bytes(4)))[0]
-    except OSError:  # no socket, or none with a peer
+    except OSError:  # it has no peer
         return 0
+    finally:
+        os.close(fd)  # while one is ours, a FIFO has no end for whoever reads it
 
 
 def test_containerd_killed_while_no_daemon_is_there(own: Ctr, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from integration.keeper.verbs.test_verbs import ALL, lived
 from integration.systemd.lives import over_a_container, started
 from integration.systemd.manager import Systemd
 from integration.systemd.stage import UnitStage
+from kata_shimd import wire
+from kata_shimd.api import task
 from kata_shimd.cli.systemd import texts
 
 
@@ -73,9 +76,12 @@ def test_an_end_while_no_daemon_is_there(stage: UnitStage) -> None:
         await asyncio.to_thread(
             eventually, "systemd's wait", lambda: stage.state("SubState") == "auto-restart", within=PATIENCE
         )
+        before = time.time_ns()
         stage.guest.finish("pod", 42)
         assert stage.shim.delete("pod").code == 0, "the pod is not dead"
         assert await ended == 42
+        found = await caller.ask("State", task.StateRequest(id="pod"), task.StateResponse, armed=False)
+        assert before <= wire.nanoseconds(found.exited_at) < before + 1e9, "by then there was none yet"
         await finish(stage, caller)
 
     with stage.systemd.tuned("RestartSec=2"):

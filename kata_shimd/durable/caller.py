@@ -117,6 +117,7 @@ class DurableClient(Client):
         except Malformed:
             return
         call = UnaryCall(f"{request.service}/{request.method}")
+        call.reply.add_done_callback(_looked_at)
         if answer is None:
             self._calls[stream] = call
         else:
@@ -238,6 +239,12 @@ class _Source(DurableSource):
 
     def _relieve(self) -> None:
         """Not before the frames that have just come are in the log."""
+
+
+def _looked_at(reply: "asyncio.Future[bytes]") -> None:
+    """Perhaps nobody ever asks for the same: then its failure is nobody's, and asyncio is not to complain of that."""
+    if not reply.cancelled():
+        reply.exception()
 
 
 def _data(raw: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Calls that outlive their client: which are taken up, what is kept of them, and what a guest cannot do to that."""
 
 import asyncio
+import gc
 import os
 import socket
 
@@ -10,7 +11,7 @@ from kata_shimd.durable import caller as module
 from kata_shimd.durable.caller import DurableClient, operation
 from kata_shimd.durable.memory import new
 from kata_shimd.durable.tape import HEAD, Tape
-from kata_shimd.errors import Unavailable
+from kata_shimd.errors import Code, Unavailable
 from kata_shimd.ttrpc import envelope, frames
 from kata_shimd.ttrpc.envelope import Response
 
@@ -170,6 +171,30 @@ async def test_a_guest_that_never_ends_a_frame_is_given_up(line, monkeypatch):
             break
     with pytest.raises(Unavailable, match="no room left"):
         await task
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["lost", "refused"])
+async def test_what_became_of_a_call_that_nobody_takes_up_is_no_news(line, refused):
+    """Its failure is nobody's: the loop does not complain that it was not looked at."""
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context["message"]))
+    first = line.client()
+    task = await begun(first, "Stats", b"x")
+    line.asked()
+    die(first)
+    task.cancel()
+    if refused:
+        status = envelope.Status(Code.NOT_FOUND, "no", ())
+        line.guest.sendall(frames.pack(1, frames.RESPONSE, 0, envelope.encode_response(Response(status))))
+    lost = []
+    second = line.client(lost=lost)
+    line.guest.shutdown(socket.SHUT_RDWR)
+    async with asyncio.timeout(5):
+        while not lost:  # noqa: ASYNC110 - it is the loop that sees the end of the connection
+            await asyncio.sleep(0)
+    del second
+    gc.collect()
+    assert complaints == []
 
 
 HUGE = frames.HEADER.pack(0xFFFFFFF0, 1, frames.RESPONSE, 0)
