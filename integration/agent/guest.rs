@@ -66,6 +66,7 @@ async fn every_scenario_of_the_host() {
     }
     run! {
         pause_holds_the_pods_namespaces
+        a_container_joins_anothers_processes
         connections_into_the_pod
         health_and_details
         output_and_exit_code

@@ -127,6 +127,7 @@ on_the_host! {
     signals
     removing_kills
     pause_holds_the_pods_namespaces
+    a_container_joins_anothers_processes
     connections_into_the_pod
     hooks
     storages

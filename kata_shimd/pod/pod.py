@@ -21,7 +21,7 @@ from kata_shimd.errors import (
     Unavailable,
     VmFailed,
 )
-from kata_shimd.pod import events, memory, storage
+from kata_shimd.pod import events, memory, storage, target
 from kata_shimd.pod import spec as oci
 from kata_shimd.pod.container import Container
 from kata_shimd.pod.kill import Killer
@@ -202,15 +202,17 @@ class Pod:
         plan = storage.plan(directory, request.bundle, spec, request.rootfs)
         guest = oci.for_guest(spec, request.container_id, plan, seccomp=self._guest_seccomp)
         vm, agent = await self.booted()
+        async with self._blaming_vm("create container", request.container_id):
+            joined = await target.of(request.container_id, spec, [*self.containers.values()], agent)
+        guest = target.joining(guest, joined) if joined else guest
+        shares = oci.shares_pod_pid_namespace(spec) and not joined
         container = self._container(request, vm.pid, agent)
         container.unified = oci.unified((spec.get("linux") or {}).get("resources") or {})
         try:
             await container.init.open_streams(self._south.streams)
             await self._share(request.container_id, plan)
             async with self._blaming_vm("create container", container.id):
-                await agent.create_container(
-                    request.container_id, guest, (), sandbox_pidns=oci.shares_pod_pid_namespace(spec)
-                )
+                await agent.create_container(request.container_id, guest, (), sandbox_pidns=shares)
             if container.id in self._unwanted:
                 raise Unavailable("create container", container.id, "containerd has gone, or given it up, meanwhile")
         except BaseException:

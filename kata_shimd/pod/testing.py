@@ -49,11 +49,14 @@ class Guest:
     def __init__(self) -> None:
         self.processes: dict[tuple[str, str], GuestProcess] = {}
         self.specs: dict[str, Mapping[str, Any]] = {}
+        #: Containers that have the pod's PID namespace.
+        self.sharing: set[str] = set()
         self.calls: list[tuple[str, ...]] = []
         self.refuse: dict[str, Code] = {}
         self.silent: set[str] = set()
         self.deaf = False
         self.again = False
+        self.extra: frozenset[str] = frozenset()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.oom: asyncio.Queue[str] = asyncio.Queue()
 
@@ -93,6 +96,9 @@ class Guest:
     async def check(self) -> None:
         await self._answer("check")
 
+    async def features(self) -> frozenset[str]:
+        return self.extra
+
     async def create_sandbox(self, sandbox: Sandbox) -> None:
         await self._answer("create_sandbox", sandbox.sandbox_id)
 
@@ -104,6 +110,8 @@ class Guest:
     ) -> None:
         await self._answer("create_container", container_id)
         self.specs[container_id] = spec
+        if sandbox_pidns:
+            self.sharing.add(container_id)
         self.processes[container_id, ""] = GuestProcess()
 
     async def start_container(self, container_id: str) -> None:

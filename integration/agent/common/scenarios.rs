@@ -267,6 +267,34 @@ pub async fn pause_holds_the_pods_namespaces(pod: Pod) {
     pod.remove("pause").await.unwrap();
 }
 
+/// As a debugger joins the container that it looks at.
+pub async fn a_container_joins_anothers_processes(pod: Pod) {
+    pod.launch("target", "echo up; sleep 4321; true").await;
+    assert_eq!(pod.read_until("target", "target", "up").await, "up\n");
+    let debugger = |id: &str, target: &str| {
+        let mut request = container(id, shell("ps -o pid,args; sleep 1000"));
+        let namespaces = &mut request.OCI.as_mut().unwrap().Linux.as_mut().unwrap().Namespaces;
+        namespaces.retain(|namespace| namespace.Type != "pid");
+        let path = format!("container:{target}");
+        namespaces.push(oci::LinuxNamespace { Type: "pid".into(), Path: path, ..Default::default() });
+        request
+    };
+    pod.launch_with(&debugger("debugger", "target")).await;
+    let out = pod.read_until("debugger", "debugger", "sleep 4321").await;
+    assert!(out.contains("    1 /bin/sh -c echo up"), "process 1 is the target's: {out}");
+    assert_eq!(code(pod.create(&debugger("lost", "nobody")).await), Code::NOT_FOUND);
+    pod.remove("debugger").await.unwrap();
+    assert_eq!(pod.exec_to_end("target", "alive", "echo here").await, said(0, "here\n"));
+    pod.launch_with(&debugger("again", "target")).await;
+    pod.signal("target", "", libc::SIGKILL).await.unwrap();
+    assert_eq!(pod.wait("target", "target").await.unwrap(), 137);
+    assert_eq!(pod.wait("again", "again").await.unwrap(), 137, "a PID namespace ends with its first process");
+    assert_eq!(code(pod.create(&debugger("late", "target")).await), Code::FAILED_PRECONDITION);
+    for id in ["again", "target"] {
+        pod.remove(id).await.unwrap();
+    }
+}
+
 pub async fn connections_into_the_pod(pod: Pod) {
     pod.launch_with(&container("pause", process(&["/pause"]))).await;
     let serve = "echo found > /tmp/index.html; echo up; exec busybox httpd -f -p 127.0.0.1:8123 -h /tmp";

@@ -23,9 +23,18 @@ pub const NAME: &CStr = c"/pause";
 const EMPTY: &str = "/run/kata-agent/empty";
 const NOBODY: u32 = 65_534;
 
+/// Annotations that tell a pod's sandbox from its containers, and what they say of it: containerd's, CRI-O's, dockershim's. As in
+/// the daemon, the first that is there decides.
+const KINDS: [(&str, &str); 3] = [
+    ("io.kubernetes.cri.container-type", "sandbox"),
+    ("io.kubernetes.cri-o.ContainerType", "sandbox"),
+    ("io.kubernetes.docker.type", "podsandbox"),
+];
+
 /// Whether the container is the pod's pause.
 pub fn is_pause(spec: &oci::Spec) -> bool {
-    let sandbox = spec.Annotations.get("io.kubernetes.cri.container-type").is_some_and(|kind| kind == "sandbox");
+    let kind = KINDS.iter().find_map(|(key, value)| spec.Annotations.get(*key).map(|said| said == value));
+    let sandbox = kind.unwrap_or(false);
     let pause = spec.Process.Args.first().is_some_and(|command| command == "/pause");
     // A sandbox image may be anything; only the one that does nothing else can be replaced.
     pause && (sandbox || spec.Process.Args.len() == 1)
@@ -85,13 +94,29 @@ mod tests {
     use super::*;
 
     fn spec(kind: Option<&str>, args: &[&str]) -> oci::Spec {
+        let notes: Vec<_> = kind.map(|kind| (KINDS[0].0, kind)).into_iter().collect();
+        annotated(&notes, args)
+    }
+
+    fn annotated(notes: &[(&str, &str)], args: &[&str]) -> oci::Spec {
         let process = oci::Process { Args: args.iter().map(ToString::to_string).collect(), ..Default::default() };
-        let annotations = kind.map(|kind| ("io.kubernetes.cri.container-type".to_owned(), kind.to_owned()));
-        oci::Spec {
-            Process: Some(process).into(),
-            Annotations: annotations.into_iter().collect(),
-            ..Default::default()
+        let annotations = notes.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        oci::Spec { Process: Some(process).into(), Annotations: annotations.collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn pauses_with_arguments_by_whoever_says_so() {
+        for note in KINDS {
+            assert!(is_pause(&annotated(&[note], &["/pause", "--quiet"])), "{note:?}");
+            assert!(!is_pause(&annotated(&[(note.0, "container")], &["/pause", "--quiet"])), "{note:?}");
         }
+        assert!(!is_pause(&annotated(&[("io.kubernetes.docker.type", "sandbox")], &["/pause", "--quiet"])));
+    }
+
+    #[test]
+    fn the_first_annotation_decides() {
+        let both = [(KINDS[0].0, "container"), KINDS[1]];
+        assert!(!is_pause(&annotated(&both, &["/pause", "--quiet"])));
     }
 
     #[test]

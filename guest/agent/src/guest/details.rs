@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::container::connect;
 use crate::protocol::agent::{AgentDetails, GuestDetailsRequest, GuestDetailsResponse};
+use crate::sandbox::namespaces;
 use crate::storage;
 
 const BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
@@ -23,7 +24,7 @@ pub fn details(request: &GuestDetailsRequest, init: bool) -> GuestDetailsRespons
             storage_handlers: storage::NAMES.map(str::to_owned).to_vec(),
             // crun has it built in; the kernel decides.
             supports_seccomp: Path::new("/proc/sys/kernel/seccomp").exists(),
-            extra_features: vec![connect::FEATURE.to_owned()],
+            extra_features: [connect::FEATURE, namespaces::FEATURE].map(str::to_owned).to_vec(),
             ..Default::default()
         })
         .into(),

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{namespaces, Sandbox, Slot};
+use super::namespaces::{self, Held};
+use super::{Sandbox, Slot};
 use crate::container::create::{create, Recipe};
 use crate::container::id::{check_container, check_exec};
 use crate::container::Container;
 use crate::error::{Code, Error, Result};
 use crate::protocol::agent::{CreateContainerRequest, ExecProcessRequest};
+use crate::protocol::oci;
 use crate::storage::block;
 use crate::storage::submounts::Submounts;
 use crate::sync::lock;
@@ -74,6 +76,7 @@ impl Sandbox {
 
     async fn make_container(&self, request: CreateContainerRequest) -> Result<Container> {
         unsupported(&request)?;
+        let joined = self.joined(&request.OCI)?;
         let devices = block::devices(&request.devices, self.tools.options.hotplug_timeout).await?;
         let storages = self.storages.add_all(&request.storages).await?;
         let spec = request.OCI.unwrap_or_default();
@@ -83,7 +86,7 @@ impl Sandbox {
             spec,
             storages: storages.clone(),
             submounts: submounts.clone(),
-            namespaces: self.shared_namespaces(request.sandbox_pidns),
+            namespaces: self.shared_namespaces(request.sandbox_pidns, joined.as_ref()),
             devices,
         };
         let made = create(recipe, &self.tools).await;
@@ -96,10 +99,18 @@ impl Sandbox {
         Ok(container)
     }
 
-    fn shared_namespaces(&self, pid: bool) -> Vec<(&'static str, String)> {
+    fn shared_namespaces(&self, pid: bool, joined: Option<&Held>) -> Vec<(&'static str, String)> {
         let path = |kind: &'static str| (kind, namespaces::path(kind).display().to_string());
-        let pid = pid && lock(&self.state).pid_kept;
-        ["ipc", "uts"].into_iter().chain(pid.then_some("pid")).map(path).collect()
+        let pid = pid && joined.is_none() && lock(&self.state).pid_kept;
+        let kept = ["ipc", "uts"].into_iter().chain(pid.then_some("pid")).map(path);
+        kept.chain(joined.map(|held| ("pid", held.path()))).collect()
+    }
+
+    /// The PID namespace of the container that this one names as its own; it has to be held until the container is made.
+    fn joined(&self, spec: &oci::Spec) -> Result<Option<Held>> {
+        let pid = spec.Linux.Namespaces.iter().find(|namespace| namespace.Type == "pid");
+        let target = pid.and_then(|namespace| namespace.Path.strip_prefix(namespaces::OF_CONTAINER));
+        target.map(|id| Held::pid_of(&self.container(id)?.init)).transpose()
     }
 
     /// The first container's PID namespace is the pod's, for containers that ask to share it.

@@ -3,6 +3,7 @@
 //! Owns: the bind mounts below `/run/sandbox-ns`. Must never happen: the agent itself enters one of them.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
@@ -11,6 +12,12 @@ use nix::unistd::{sethostname, Pid};
 
 use crate::error::{Context, Error, Result};
 use crate::paths::NAMESPACES;
+use crate::process::Process;
+
+/// Told among the agent's features: a container may join the PID namespace of another, which Kata's protocol has no word for.
+pub const FEATURE: &str = "kata-shimd.pid-of-container";
+/// Before the id of that container, where the path of a namespace would be.
+pub const OF_CONTAINER: &str = "container:";
 
 /// The longest host name the kernel takes.
 const HOSTNAME: usize = 64;
@@ -56,6 +63,27 @@ fn enter() -> Result<()> {
 pub fn keep_pid(first: Pid) -> Result<()> {
     fs::create_dir_all(NAMESPACES).at("make", NAMESPACES)?;
     keep("pid", Path::new(&format!("/proc/{first}/ns/pid")))
+}
+
+/// The PID namespace of a process, held: another that gets its number later is not mistaken for it.
+pub struct Held(File);
+
+impl Held {
+    /// # Errors
+    /// `FAILED_PRECONDITION` when the process has ended.
+    pub fn pid_of(process: &Process) -> Result<Self> {
+        let path = format!("/proc/{}/ns/pid", process.pid);
+        let held = File::open(&path);
+        if process.status().is_some() {
+            return Err(Error::precondition(format!("join PID namespace: process {}: it has ended", process.pid)));
+        }
+        Ok(Self(held.at("open", path)?))
+    }
+
+    /// Where it is found for as long as it is held.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
 }
 
 fn keep(kind: &str, namespace: &Path) -> Result<()> {
