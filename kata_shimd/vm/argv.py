@@ -15,8 +15,8 @@ from kata_shimd.vm.spec import AGENT_PORT_NAME, SHARE_TAG, ExtraMonitor, VmSpec,
 #: What a container host's guest never uses, each of which firmware and kernel would probe.
 _MACHINE_WITHOUT: Final = "hpet=off,smbus=off,sata=off,vmport=off,smm=off"
 
-#: The model that has everything the accelerator can give. Five-level paging only makes an emulated walk longer. ERMS says that a copy byte by
-#: byte is a fast one, and everybody in the guest copies so; emulated, that is eight times the steps of one by words.
+#: The model that has everything the accelerator can give. Five-level paging only makes an emulated walk longer. ERMS says that a
+#: copy byte by byte is a fast one, and everybody in the guest copies so; emulated, that is eight times the steps of one by words.
 _CPU: Final = {Accelerator.KVM: "host,pmu=off", Accelerator.TCG: "max,la57=off,erms=off"}
 _ACCEL: Final = {Accelerator.KVM: "kvm", Accelerator.TCG: "tcg,thread=multi"}
 
