@@ -134,7 +134,7 @@ no protocol, no daemon. From the first bytes that come to the last.""",
             "`cat` into a port",
             0.8,
             at_least=True,
-            limits="a pipe, the agent and a message in the guest, then the daemon and a FIFO on the host, for each piece",
+            limits="the peer gives pages away by splice; output is copied into a pipe, a message and a port, then by the daemon",
         ),
     ),
 )

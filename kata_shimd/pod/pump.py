@@ -16,8 +16,9 @@ from kata_shimd.pod.ports import KeepingSink, Sink, Source
 
 _log = logging.getLogger(__name__)
 
-#: How much one read asks of the guest.
-CHUNK: Final = 256 << 10
+#: How much one read asks of the guest, and what its pipes are made to hold: our agent's most. Each read is a round trip, during
+#: which the process goes on writing into the pipe.
+CHUNK: Final = (1 << 20) - 4096
 #: Reading from the guest pauses while this much waits for the host's reader.
 HIGH_WATER: Final = 1 << 20
 #: After the process has ended its pipe is emptied whatever waits; a guest that has more than this to say is lying.

@@ -8,6 +8,7 @@ pub mod container;
 pub mod error;
 mod fd;
 pub mod guest;
+pub mod heap;
 pub mod init;
 pub mod logging;
 pub mod net;

@@ -13,7 +13,7 @@ use kata_agent::process::launch::Crun;
 use kata_agent::reaper::Reaper;
 use kata_agent::rpc::Agent;
 use kata_agent::sandbox::Sandbox;
-use kata_agent::{init, logging, net, power, relay, serve};
+use kata_agent::{heap, init, logging, net, power, relay, serve};
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::time::timeout;
 
@@ -54,6 +54,7 @@ fn main() -> ExitCode {
 
 /// Everything that comes before the log; returns what failed.
 fn prepare(options: &mut Options) -> Vec<String> {
+    heap::keep_buffers();
     let mut problems = Vec::new();
     if options.init {
         problems.extend(init::mount_all());

@@ -19,7 +19,7 @@ use ttrpc::asynchronous::Server;
 use crate::error::{Context, Result};
 use crate::options::Address;
 use crate::protocol::{agent_ttrpc, guest_ttrpc, health_ttrpc};
-use crate::rpc::Agent;
+use crate::rpc::{streams, Agent};
 
 /// RPCs of the protocol this agent does not have. They are taken out of the table, so that the server answers `UNIMPLEMENTED`; what is generated
 /// for them would answer `NOT_FOUND`, which says something else.
@@ -53,6 +53,7 @@ pub async fn start(agent: Arc<Agent>) -> Result<(Server, mpsc::Sender<io::Result
     let mut services = agent_ttrpc::create_agent_service(agent.clone());
     for service in services.values_mut() {
         service.methods.retain(|method, _| !UNSUPPORTED.contains(&method.as_str()));
+        service.methods.extend(streams::methods(&agent));
     }
     let mut server = Server::new()
         .add_listener(Listener::new(incoming))

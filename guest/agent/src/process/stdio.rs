@@ -3,6 +3,8 @@
 //! Owns: our ends of the streams and how many bytes went through each. Must never happen: a byte the process wrote before it
 //! ended is lost, or the end of a stream waits for somebody else who inherited it.
 
+pub mod piece;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +23,7 @@ use crate::error::{Context, Error, Result};
 use crate::fd::watch;
 use crate::reaper::Status;
 use crate::sync::lock;
+use piece::Piece;
 
 /// A descriptor the runtime watches; both directions of a terminal share one.
 pub type Watched = Arc<AsyncFd<OwnedFd>>;
@@ -54,7 +57,7 @@ pub fn watched(fd: OwnedFd) -> io::Result<Watched> {
 /// What one attempt to read found.
 #[derive(Debug, PartialEq, Eq)]
 enum Attempt {
-    Bytes(Vec<u8>),
+    Bytes(Piece),
     Nothing,
     End,
 }
@@ -93,12 +96,12 @@ impl Output {
 
     /// Waits for at least one byte and returns up to `len`; empty means the end. One reader at a time, others wait. May be
     /// cancelled while it waits: bytes are taken only in the poll that returns them.
-    pub async fn read(&self, len: u32, life: &Life) -> Result<Vec<u8>> {
+    pub async fn read(&self, len: u32, life: &Life) -> Result<Piece> {
         let mut drain = self.drain.lock().await;
         let source = lock(&self.source).clone();
         let (Some(source), false) = (source, drain.ended) else {
             wait_end(life).await;
-            return Ok(Vec::new());
+            return Ok(Piece::end());
         };
         let bytes = next_bytes(&source, capacity(len), &mut drain, life).await.at("read", "stream")?;
         self.offset.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -123,21 +126,21 @@ async fn wait_end(life: &Life) {
     let _ = life.clone().wait_for(Option::is_some).await;
 }
 
-async fn next_bytes(source: &Watched, len: usize, drain: &mut Drain, life: &Life) -> io::Result<Vec<u8>> {
+async fn next_bytes(source: &Watched, len: usize, drain: &mut Drain, life: &Life) -> io::Result<Piece> {
     loop {
         let dead = life.borrow().is_some();
         if dead && impatient(source, drain) {
-            return Ok(Vec::new());
+            return Ok(Piece::end());
         }
         match attempt(source, len)? {
             Attempt::Bytes(bytes) => {
                 drain.owed = drain.owed.map(|(owed, until)| (owed.saturating_sub(bytes.len()), until));
                 return Ok(bytes);
             }
-            Attempt::End => return Ok(Vec::new()),
+            Attempt::End => return Ok(Piece::end()),
             Attempt::Nothing if dead => match timeout(SILENCE, ready(source)).await {
                 Ok(ready) => ready?,
-                Err(_silence) => return Ok(Vec::new()),
+                Err(_silence) => return Ok(Piece::end()),
             },
             Attempt::Nothing => tokio::select! {
                 ready = ready(source) => ready?,
@@ -173,14 +176,11 @@ async fn ready(source: &Watched) -> io::Result<()> {
 
 fn attempt(source: &Watched, len: usize) -> io::Result<Attempt> {
     // At least one byte, so that the end can be told from nothing.
-    let mut bytes = vec![0; pending(source).clamp(1, len)];
-    match nix::unistd::read(source.as_ref(), &mut bytes) {
+    match Piece::read(source.as_ref(), pending(source).clamp(1, len)) {
         // A terminal answers EIO when nobody has its other side open.
-        Ok(0) | Err(Errno::EIO) => Ok(Attempt::End),
-        Ok(count) => {
-            bytes.truncate(count);
-            Ok(Attempt::Bytes(bytes))
-        }
+        Err(Errno::EIO) => Ok(Attempt::End),
+        Ok(bytes) if bytes.is_empty() => Ok(Attempt::End),
+        Ok(bytes) => Ok(Attempt::Bytes(bytes)),
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Attempt::Nothing),
         Err(error) => Err(error.into()),
     }

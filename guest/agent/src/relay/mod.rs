@@ -5,6 +5,7 @@
 
 pub mod port;
 pub mod scanner;
+mod wire;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +17,12 @@ use tokio::sync::mpsc;
 use crate::serve::Connection;
 use port::{Idle, Port};
 use scanner::{Event, Scanner, Session, ACK};
+use wire::{Way, Wire};
 
 /// What a guest's `read` of the port returns at most.
 const READ: usize = 4096;
-/// Bytes kept for the host before the server's writes wait.
-const OUTGOING: usize = 64 * 1024;
+/// Bytes handed to the server at once.
+const HANDED: usize = 64 * 1024;
 /// Bytes the server may leave unread. It takes every frame at once, so more than two frames of 4 MiB mean that it hangs.
 const INCOMING: usize = 8 * 1024 * 1024;
 
@@ -54,6 +56,7 @@ pub async fn run(connections: Connections, renewal: Renewal) -> crate::error::Re
 struct Open {
     id: Session,
     server: DuplexStream,
+    way: Arc<Way>,
 }
 
 /// What ended a wait.
@@ -61,47 +64,45 @@ enum Step {
     Changed,
     /// There is no server any more.
     End,
-    /// Bytes from the server; 0 is its end.
-    Read(usize),
+    /// The server has let go of the session.
+    Closed,
     /// Bytes the server took; 0 is its end.
     Written(usize),
 }
 
 struct Relay {
-    port: Port,
+    port: Arc<Port>,
     connections: Connections,
     renewal: Renewal,
     scanner: Scanner,
     session: Option<Open>,
     /// From the host, for the server.
     incoming: Vec<u8>,
-    /// From the server, for the host.
-    outgoing: Vec<u8>,
 }
 
 impl Relay {
     fn new(port: Port, connections: Connections, renewal: Renewal) -> Self {
         let scanner = Scanner::default();
-        Self { port, connections, renewal, scanner, session: None, incoming: Vec::new(), outgoing: Vec::new() }
+        Self { port: Arc::new(port), connections, renewal, scanner, session: None, incoming: Vec::new() }
     }
 
     async fn run(mut self) -> io::Result<()> {
-        let mut chunk = vec![0; OUTGOING];
         loop {
             self.receive().await?;
-            self.send()?;
-            match self.wait(&mut chunk).await? {
+            if let Some(open) = &self.session {
+                open.way.go_on()?;
+            }
+            match self.wait().await? {
                 Step::Changed => {}
                 Step::End => return Ok(()),
-                Step::Read(0) | Step::Written(0) => self.hang_up("the server closed it"),
-                Step::Read(count) => self.outgoing.extend_from_slice(&chunk[..count]),
+                Step::Closed | Step::Written(0) => self.hang_up("the server closed it"),
                 Step::Written(count) => drop(self.incoming.drain(..count)),
             }
         }
     }
 
     /// Waits until the port changes or the session moves. Whichever loses has moved no byte.
-    async fn wait(&mut self, chunk: &mut [u8]) -> io::Result<Step> {
+    async fn wait(&mut self) -> io::Result<Step> {
         let Some(open) = &mut self.session else {
             return tokio::select! {
                 changed = self.port.changed() => changed.map(|()| Step::Changed),
@@ -111,7 +112,8 @@ impl Relay {
         let (mut reader, mut writer) = tokio::io::split(&mut open.server);
         tokio::select! {
             changed = self.port.changed() => changed.map(|()| Step::Changed),
-            read = reader.read(chunk), if self.outgoing.is_empty() => read.map(Step::Read),
+            // It writes the port itself, so all that comes this way is its end.
+            end = reader.read_u8() => end.map_or(Ok(Step::Closed), |_| Ok(Step::Changed)),
             written = writer.write(&self.incoming), if !self.incoming.is_empty() => Ok(Step::Written(written.unwrap_or(0))),
         }
     }
@@ -158,33 +160,22 @@ impl Relay {
             return;
         }
         self.hang_up("the host began another");
-        let (ours, server) = tokio::io::duplex(OUTGOING);
-        if self.connections.send(Ok(Box::new(server))).await.is_err() {
+        let (ours, server) = tokio::io::duplex(HANDED);
+        let way = Way::new(self.port.clone(), [&ACK[..], &id].concat());
+        if self.connections.send(Ok(Box::new(Wire::new(server, way.clone())))).await.is_err() {
             return log::error!("relay: the server has ended");
         }
         log::info!("session begins");
-        self.outgoing.extend_from_slice(&[&ACK[..], &id].concat());
-        self.session = Some(Open { id, server: ours });
+        self.session = Some(Open { id, server: ours, way });
     }
 
     /// Drops the session with all that was not delivered.
     fn hang_up(&mut self, why: &str) {
-        if self.session.take().is_some() {
+        if let Some(open) = self.session.take() {
+            open.way.close();
             log::info!("session ends: {why}");
         }
         self.incoming.clear();
-        self.outgoing.clear();
-    }
-
-    /// Gives the port what it takes.
-    fn send(&mut self) -> io::Result<()> {
-        while !self.outgoing.is_empty() {
-            match self.port.write(&self.outgoing)? {
-                Ok(count) => drop(self.outgoing.drain(..count)),
-                Err(_) => break,
-            }
-        }
-        Ok(())
     }
 }
 

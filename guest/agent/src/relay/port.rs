@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -49,6 +50,8 @@ impl AsRawFd for Edges {
 pub struct Port {
     fd: OwnedFd,
     edges: AsyncFd<Edges>,
+    /// Whether room to write is watched for: the kernel tells of each buffer that the host took, which is of use only to one who waits.
+    full: AtomicBool,
 }
 
 impl Port {
@@ -67,12 +70,11 @@ impl Port {
     /// Watches a descriptor that is open and non-blocking.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        epoll.add(fd.as_fd(), EpollEvent::new(edges, 0))?;
-        Ok(Self { fd, edges: watch(Edges(epoll), Interest::READABLE)? })
+        epoll.add(fd.as_fd(), events(false))?;
+        Ok(Self { fd, edges: watch(Edges(epoll), Interest::READABLE)?, full: AtomicBool::new(false) })
     }
 
-    /// Returns after anything about the port has changed since the last call. May be cancelled.
+    /// Returns after anything about the port has changed since the last call, if only that a full one has room again. May be cancelled.
     pub async fn changed(&self) -> io::Result<()> {
         let mut guard = self.edges.readable().await?;
         let mut events = [EpollEvent::empty()];
@@ -94,11 +96,25 @@ impl Port {
     /// Writes what the queue takes. `EAGAIN` means both "full" and "the host is away".
     pub fn write(&self, bytes: &[u8]) -> io::Result<Result<usize, Idle>> {
         match write(&self.fd, bytes) {
-            Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(Err(Idle::Blocked)),
-            Ok(count) => Ok(Ok(count)),
+            Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => self.watch_room(true).map(|()| Err(Idle::Blocked)),
+            Ok(count) => self.watch_room(false).map(|()| Ok(count)),
             Err(error) => Err(error.into()),
         }
     }
+
+    /// The kernel looks at once whether there is room already, so none is missed that came before it was asked.
+    fn watch_room(&self, full: bool) -> io::Result<()> {
+        if self.full.swap(full, Ordering::Relaxed) != full {
+            self.edges.get_ref().0.modify(&self.fd, &mut events(full))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is watched for: always a change of what can be read, and room where a write found none.
+fn events(full: bool) -> EpollEvent {
+    let room = if full { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+    EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET | room, 0)
 }
 
 /// The device node of the port with this name, when both the port and its node exist.

@@ -52,7 +52,15 @@ impl Scanner {
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         let mut data = Vec::with_capacity(bytes.len());
-        for &byte in bytes {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.candidate.is_empty() {
+                let plain = bytes[at..].iter().take_while(|&&byte| byte != HELLO[0]).count();
+                data.extend_from_slice(&bytes[at..at + plain]);
+                at += plain;
+            }
+            let Some(&byte) = bytes.get(at) else { break };
+            at += 1;
             self.candidate.push(byte);
             self.reject(&mut data);
             if self.candidate.len() == LENGTH {

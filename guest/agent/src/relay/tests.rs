@@ -133,3 +133,63 @@ async fn the_secret_is_renewed_once_when_asked() {
     host.expect_ack(4).await;
     drop((first, second));
 }
+
+/// As much as neither the port nor anybody between takes at once.
+const MORE_THAN_A_PORT: usize = 8 << 20;
+
+#[tokio::test]
+async fn a_writer_that_waits_for_the_port_ends_with_its_session() {
+    let mut host = start();
+    host.hello(1).await;
+    let mut old = host.connection().await;
+    host.expect_ack(1).await;
+    let writer = tokio::spawn(async move { old.write_all(&vec![1; MORE_THAN_A_PORT]).await });
+    let mut first = [0];
+    host.port.read_exact(&mut first).await.unwrap();
+    host.hello(2).await;
+    let mut new = host.connection().await;
+    assert_eq!(writer.await.unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    let last = tokio::spawn(async move { new.write_all(&[2]).await.map(|()| new) });
+    let mut byte = [1];
+    while byte == [1] {
+        host.port.read_exact(&mut byte).await.unwrap();
+    }
+    assert_eq!(byte[0], ACK[0]);
+    host.expect(&[&ACK[1..], &[2; 16], &[2]].concat()).await;
+    last.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_writes_nothing() {
+    let mut host = start();
+    host.hello(1).await;
+    let mut old = host.connection().await;
+    host.expect_ack(1).await;
+    host.hello(2).await;
+    let mut new = host.connection().await;
+    host.expect_ack(2).await;
+    assert_eq!(old.write(b"late").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    new.write_all(b"reply").await.unwrap();
+    host.expect(b"reply").await;
+}
+
+#[tokio::test]
+async fn a_server_that_lets_go_ends_its_session() {
+    let mut host = start();
+    host.hello(1).await;
+    let mut old = host.connection().await;
+    host.expect_ack(1).await;
+    old.write_all(b"last").await.unwrap();
+    drop(old);
+    host.expect(b"last").await;
+    // The same name again: that is a new session only if the old one is known to be over.
+    let _next = loop {
+        host.hello(1).await;
+        tokio::select! {
+            biased;
+            next = host.connections.recv() => break next.unwrap().unwrap(),
+            () = tokio::task::yield_now() => {}
+        }
+    };
+    host.expect_ack(1).await;
+}

@@ -6,6 +6,7 @@
 mod guest;
 mod health;
 mod service;
+pub mod streams;
 
 use std::future::Future;
 use std::sync::Arc;

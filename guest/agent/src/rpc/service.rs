@@ -1,4 +1,4 @@
-//! `grpc.AgentService`.
+//! `grpc.AgentService`, but for what reads, which is in `streams`.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,23 +32,6 @@ impl Agent {
         W: Future<Output = Result<T>> + Send + 'static,
     {
         reply(method, finish(work(self.sandbox.clone())).await)
-    }
-
-    async fn read(
-        &self,
-        method: &str,
-        request: ReadStreamRequest,
-        error_stream: bool,
-    ) -> ttrpc::Result<ReadStreamResponse> {
-        let read = async {
-            let container = self.sandbox.container(&request.container_id)?;
-            let process = container.process(&request.exec_id)?;
-            drop(container);
-            let output = if error_stream { &process.stderr } else { &process.stdout };
-            output.read(request.len, &process.life).await
-        };
-        let data: Vec<u8> = reply(method, read.await)?;
-        Ok(ReadStreamResponse { data, ..Default::default() })
     }
 }
 
@@ -129,14 +112,6 @@ impl AgentService for Agent {
     ) -> ttrpc::Result<StatsContainerResponse> {
         let stats = || self.sandbox.container(&request.container_id)?.stats();
         reply("StatsContainer", stats())
-    }
-
-    async fn read_stdout(&self, _: &TtrpcContext, request: ReadStreamRequest) -> ttrpc::Result<ReadStreamResponse> {
-        self.read("ReadStdout", request, false).await
-    }
-
-    async fn read_stderr(&self, _: &TtrpcContext, request: ReadStreamRequest) -> ttrpc::Result<ReadStreamResponse> {
-        self.read("ReadStderr", request, true).await
     }
 
     /// Empty data closes the stream.

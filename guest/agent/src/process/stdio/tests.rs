@@ -18,10 +18,10 @@ fn output() -> (std::fs::File, Output) {
 async fn returns_what_is_there_and_then_the_end() {
     let ((_alive, life), (mut writer, output)) = (life(), output());
     writer.write_all(b"hello").unwrap();
-    assert_eq!(output.read(3, &life).await.unwrap(), b"hel");
-    assert_eq!(output.read(0, &life).await.unwrap(), b"lo");
+    assert_eq!(*output.read(3, &life).await.unwrap(), *b"hel");
+    assert_eq!(*output.read(0, &life).await.unwrap(), *b"lo");
     drop(writer);
-    assert_eq!(output.read(0, &life).await.unwrap(), b"");
+    assert_eq!(*output.read(0, &life).await.unwrap(), *b"");
     assert_eq!(output.offset(), 5);
     assert!(output.ended());
 }
@@ -38,7 +38,7 @@ async fn waits_for_the_first_byte() {
         yield_now().await;
     }
     writer.write_all(b"x").unwrap();
-    assert_eq!(reader.await.unwrap(), b"x");
+    assert_eq!(*reader.await.unwrap(), *b"x");
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn a_cancelled_read_takes_nothing() {
     let ((_alive, life), (mut writer, output)) = (life(), output());
     assert!(timeout(Duration::from_millis(1), output.read(100, &life)).await.is_err());
     writer.write_all(b"kept").unwrap();
-    assert_eq!(output.read(100, &life).await.unwrap(), b"kept");
+    assert_eq!(*output.read(100, &life).await.unwrap(), *b"kept");
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,11 +54,11 @@ async fn a_stranger_holding_the_pipe_delays_the_end_by_the_silence_only() {
     let ((alive, life), (mut stranger, output)) = (life(), output());
     stranger.write_all(b"last words").unwrap();
     alive.send(Some(0)).unwrap();
-    assert_eq!(output.read(0, &life).await.unwrap(), b"last words");
+    assert_eq!(*output.read(0, &life).await.unwrap(), *b"last words");
     let before = Instant::now();
-    assert_eq!(output.read(0, &life).await.unwrap(), b"");
+    assert_eq!(*output.read(0, &life).await.unwrap(), *b"");
     assert_eq!(before.elapsed(), SILENCE);
-    assert_eq!(output.read(0, &life).await.unwrap(), b"", "the end is final");
+    assert_eq!(*output.read(0, &life).await.unwrap(), *b"", "the end is final");
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,7 +66,7 @@ async fn a_talkative_stranger_does_not_keep_the_stream_open() {
     let ((alive, life), (mut stranger, output)) = (life(), output());
     stranger.write_all(b"own").unwrap();
     alive.send(Some(0)).unwrap();
-    assert_eq!(output.read(0, &life).await.unwrap(), b"own");
+    assert_eq!(*output.read(0, &life).await.unwrap(), *b"own");
     let before = Instant::now();
     loop {
         stranger.write_all(b"noise").unwrap();
@@ -89,7 +89,7 @@ async fn bytes_owed_are_delivered_however_late() {
         tokio::time::advance(Duration::from_secs(60)).await;
     }
     assert_eq!(total, 60_000);
-    assert_eq!(output.read(0, &life).await.unwrap(), b"");
+    assert_eq!(*output.read(0, &life).await.unwrap(), *b"");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn an_output_without_source_ends_with_the_process() {
     let output = Output::new(None);
     assert!(timeout(Duration::from_millis(1), output.read(0, &life)).await.is_err());
     alive.send(Some(0)).unwrap();
-    assert_eq!(output.read(0, &life).await.unwrap(), b"");
+    assert_eq!(*output.read(0, &life).await.unwrap(), *b"");
 }
 
 #[tokio::test]
