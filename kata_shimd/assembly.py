@@ -239,7 +239,6 @@ def agent_deadlines(timeouts: Timeouts) -> Deadlines:
         create_sandbox=timeouts.create_sandbox,
         create_container=timeouts.create_container,
         usual=timeouts.agent_rpc,
-        device=timeouts.hotplug,
     )
 
 

@@ -40,8 +40,6 @@ MAX_WRITE: Final = 1 << 20
 #: at most.
 PRECISE: Final = 0.04
 TELLS: Final = 3
-#: A guest that has looked for so long before it says that a device is not there has waited for it, in seconds.
-LOOKED: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +50,6 @@ class Deadlines:
     create_sandbox: float = 60.0
     create_container: float = 60.0
     usual: float = 60.0
-    #: For a device that was plugged in to be there.
-    device: float = 30.0
 
 
 class AgentClient:
@@ -232,19 +228,7 @@ class AgentClient:
         return await self._call(rpcs.STATS_CONTAINER, request, self._deadlines.usual, container_id)
 
     async def update_interface(self, interface: Interface) -> None:
-        """An agent waits a few seconds for one that was plugged in a moment ago, which on a busy host are not enough: it is asked
-        again. One that says at once that it is not there is believed.
-        """
-        request, begun = network.interface(interface), time.monotonic()
-        while True:
-            asked = time.monotonic()
-            try:
-                await self._call(rpcs.UPDATE_INTERFACE, request, self._deadlines.usual, interface.name)
-                return
-            except AgentRefused as error:
-                now = time.monotonic()
-                if error.code is not Code.NOT_FOUND or now - asked < LOOKED or now - begun > self._deadlines.device:
-                    raise
+        await self._call(rpcs.UPDATE_INTERFACE, network.interface(interface), self._deadlines.usual, interface.name)
 
     async def update_routes(self, routes: tuple[Route, ...]) -> None:
         await self._call(rpcs.UPDATE_ROUTES, network.routes(routes), self._deadlines.usual)

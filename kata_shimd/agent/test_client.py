@@ -42,8 +42,6 @@ class Guest:
 
     async def _answer(self, answer, _call, request):
         self.requests.append(request)
-        if callable(answer):
-            answer = await answer()
         if isinstance(answer, Exception):
             raise answer
         if answer is None:
@@ -51,15 +49,12 @@ class Guest:
         return answer
 
 
-async def talk(guest, work, deadline=5.0, device=5.0):
+async def talk(guest, work, deadline=5.0):
     ours, theirs = socket.socketpair()
     async with Server(None, guest.services, drain_budget=0) as server:
         server.adopt(theirs)
         agent = AgentClient(
-            ours,
-            Deadlines(
-                check=deadline, create_sandbox=deadline, create_container=deadline, usual=deadline, device=device
-            ),
+            ours, Deadlines(check=deadline, create_sandbox=deadline, create_container=deadline, usual=deadline)
         )
         try:
             return await work(agent)
@@ -189,40 +184,6 @@ async def test_the_network_in_the_agents_words():
     assert (said.to_ip_address.address, said.device, said.lladdr, said.state, said.flags) == (
         "10.0.0.1", "eth0", "02:00:00:00:00:01", 128, 2,
     )  # fmt: skip
-
-
-class Late:
-    """An interface that is there after so many looks, each of which takes its time."""
-
-    def __init__(self, looks, took, error=NotFound):
-        self.looks, self.took, self.error = looks, took, error
-
-    async def __call__(self):
-        self.looks -= 1
-        await asyncio.sleep(self.took)
-        return types.Interface() if self.looks == 0 else self.error("update", "eth0", "not there after 3s")
-
-
-ETH0 = Interface(name="eth0", mac="02:00:00:00:00:02", mtu=1500, addresses=())
-
-
-async def test_an_interface_that_comes_late_is_waited_for(monkeypatch):
-    monkeypatch.setattr(client, "LOOKED", 0.05)
-    guest = Guest(UpdateInterface=Late(3, 0.06))
-    await talk(guest, lambda agent: agent.update_interface(ETH0))
-    assert len(guest.requests) == 3
-
-
-@pytest.mark.parametrize(
-    ("late", "asked"), [(Late(2, 0.0), 1), (Late(2, 0.06, Unavailable), 1), (Late(99, 0.06), range(2, 9))]
-)
-async def test_one_that_does_not_come_is_not_waited_for_for_ever(monkeypatch, late, asked):
-    """Nor one of which the guest says so at once, or says something else."""
-    monkeypatch.setattr(client, "LOOKED", 0.05)
-    guest = Guest(UpdateInterface=late)
-    with pytest.raises(AgentRefused, match="not there after 3s"):
-        await talk(guest, lambda agent: agent.update_interface(ETH0), device=0.2)
-    assert len(guest.requests) in (asked if isinstance(asked, range) else [asked])
 
 
 async def test_calls_wait_for_the_channel_and_fail_without_one():
