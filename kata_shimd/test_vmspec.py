@@ -23,10 +23,11 @@ def test_defaults_boot_the_guest_built_here():
     assert spec.max_memory_mib >= spec.memory_mib and spec.max_vcpus >= spec.vcpus
 
 
-def test_the_guest_built_here_has_pipes_as_large_as_a_read_unless_configured():
+def test_the_guest_built_here_has_pipes_as_large_as_a_read_and_patience_unless_configured():
     hypervisor = replace(defaults().hypervisor, kernel_params=("agent.container_pipe_size=4096",))
     own = vm_spec("p1", replace(defaults(), hypervisor=hypervisor), TCG).kernel_params
-    assert own[:2] == (f"agent.container_pipe_size={CHUNK}", "agent.container_pipe_size=4096")
+    patience = "agent.hotplug_timeout=20"
+    assert own[:3] == (f"agent.container_pipe_size={CHUNK}", patience, "agent.container_pipe_size=4096")
     katas = replace(hypervisor, initrd=None, kernel_params=())
     assert vm_spec("p1", replace(defaults(), hypervisor=katas), TCG).kernel_params == ()
 

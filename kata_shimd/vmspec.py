@@ -18,8 +18,9 @@ _ALWAYS: Final = frozenset({"--announce-submounts"})
 
 
 #: For the agent of the guest built here; what is configured comes later, and counts. A read of the pump's is answered with what is
-#: in the pipe: one that holds what the pump asks for saves three of four round trips, which cost more than the bytes.
-OWN_PARAMS: Final = (f"agent.container_pipe_size={CHUNK}",)
+#: in the pipe: one that holds what the pump asks for saves three of four round trips, which cost more than the bytes. A clone finds
+#: its devices while it is spoken to already: the agent's three seconds were not enough on a busy host, and the pod's end.
+OWN_PARAMS: Final = (f"agent.container_pipe_size={CHUNK}", "agent.hotplug_timeout=20")
 
 
 def vm_spec(sandbox_id: str, config: Config, choice: accel.Choice) -> VmSpec:

@@ -8,6 +8,7 @@ import atexit
 import functools
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,9 +28,14 @@ def shelf() -> tuple[int, Path]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    atexit.register(path.rmdir)
+    atexit.register(_remove, path)
     atexit.register(process.finish, holder)
     assert holder.stdout is not None
     if holder.stdout.readline() != b"ready\n":
         raise RuntimeError("no private mount namespace with a tmpfs: are we root, with unshare and mount installed?")
     return holder.pid, path
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()
