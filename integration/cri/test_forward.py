@@ -47,6 +47,20 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60) as server:
     except ConnectionResetError:
         print(b"", flush=True)
 """
+#: Greets, and says what it was told.
+GREETER = f"""
+printf '#!/bin/sh\\necho greeting\\nread line\\necho "heard $line"\\n' > /tmp/greet; chmod +x /tmp/greet
+exec nc -ll -p {PORT} -e /tmp/greet
+"""
+#: Prints the greeting, and what comes when it has said something, which it does when it is told to.
+GREETED = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60) as server:
+    print(server.recv(100), flush=True)
+    sys.stdin.readline()
+    server.sendall(b"hello\\n")
+    print(server.recv(100), flush=True)
+"""
 #: Less than busybox' httpd gives a client that says nothing.
 SOON = 40.0
 
@@ -112,6 +126,27 @@ def test_a_server_on_the_pods_loopback(forwarded, serve) -> None:
         assert ask("/").endswith(b"found\n")
         for answer in pool.map(ask, ["/long"] * 4):
             assert answer.partition(b"\r\n\r\n")[2] == expected
+
+
+def test_a_server_that_speaks_first(forwarded, crictl: Crictl, host: Host, pods: Pods, pod_id: str) -> None:
+    """And then waits: meanwhile nobody else does."""
+    container_id = pods.start(pod_id, "sh", "-c", GREETER)
+    eventually(
+        "the server", lambda: b":8080 " in crictl.exec(container_id, "netstat", "-tln").out.encode(), within=PATIENCE
+    )
+    with forwarded():
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        client = host.spawn([sys.executable, "-c", GREETED, str(OURS)], **pipes)
+        assert client.stdin is not None and client.stdout is not None
+        with closing(client.stdin), closing(client.stdout):
+            try:
+                assert client.stdout.readline() == b"b'greeting\\n'\n"
+                assert crictl.exec(container_id, "echo", "free").ok().out == "free"
+                client.stdin.write(b"\n")
+                client.stdin.flush()
+                assert client.stdout.readline() == b"b'heard hello\\n'\n"
+            finally:
+                process.finish(client)
 
 
 def test_a_port_at_which_nobody_listens(forwarded, serve) -> None:

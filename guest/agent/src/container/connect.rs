@@ -4,7 +4,7 @@
 //! pause, as soon as it is connected.
 
 use std::fs::File;
-use std::io::{self, stdin, stdout};
+use std::io::{self, stdin, stdout, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -49,11 +49,24 @@ fn relay(stream: TcpStream) -> io::Result<()> {
     let mut output = File::from(stdout().as_fd().try_clone_to_owned()?);
     let mut up = stream.try_clone()?;
     thread::spawn(move || {
-        let copied = io::copy(&mut input, &mut up);
+        let copied = copy(&mut input, &mut up);
         // If that fails, the other side is gone, and the copy below ends by itself.
-        copied.and_then(|_| up.shutdown(Shutdown::Write))
+        copied.and_then(|()| up.shutdown(Shutdown::Write))
     });
-    io::copy(&mut &stream, &mut output).map(drop)
+    copy(&mut &stream, &mut output)
+}
+
+/// Not the library's own: it splices, and a pipe that is spliced into is held for as long as the other side is silent.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! The standard streams of one process: pipes, or the two directions of a terminal.
 //!
 //! Owns: our ends of the streams and how many bytes went through each. Must never happen: a byte the process wrote before it
-//! ended is lost, or the end of a stream waits for somebody else who inherited it.
+//! ended is lost, or the end of a stream waits for somebody else who inherited it; or the agent waits for a pipe.
+//!
+//! Whoever splices into a pipe or out of it holds it until the other side of the splice gives or takes, which may be never. Reads and
+//! writes then wait, however non-blocking (`splice_file_to_pipe` in the kernel's fs/splice.c); only poll does not. So nothing but poll
+//! is done in the agent's own thread.
 
 pub mod piece;
 
@@ -17,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 use tokio::sync::watch as channel;
+use tokio::task::{spawn_blocking, JoinHandle};
 use tokio::time::{timeout, Instant};
 
 use crate::error::{Context, Error, Result};
@@ -39,6 +44,8 @@ const MAX_READ: usize = 1024 * 1024 - 4096;
 const SILENCE: Duration = Duration::from_millis(500);
 /// ...and so does this much time once all that was there at its end has been delivered.
 const CHATTER: Duration = Duration::from_secs(2);
+/// ...and this long is waited for who holds the pipe of a process that has ended.
+const HELD: Duration = Duration::from_secs(10);
 
 nix::ioctl_read_bad!(
     /// Bytes that can be read at once.
@@ -69,6 +76,10 @@ struct Drain {
     ended: bool,
     /// Set when the process was first seen dead: bytes still owed, and when patience with others ends.
     owed: Option<(usize, Instant)>,
+    /// A read under way. Whoever waited for it may have gone: the next one gets it.
+    reading: Option<JoinHandle<io::Result<Attempt>>>,
+    /// What was read for somebody who wanted more.
+    rest: Option<Piece>,
 }
 
 /// A stream out of a process.
@@ -95,7 +106,7 @@ impl Output {
     }
 
     /// Waits for at least one byte and returns up to `len`; empty means the end. One reader at a time, others wait. May be
-    /// cancelled while it waits: bytes are taken only in the poll that returns them.
+    /// cancelled while it waits: bytes that nobody took are the next one's.
     pub async fn read(&self, len: u32, life: &Life) -> Result<Piece> {
         let mut drain = self.drain.lock().await;
         let source = lock(&self.source).clone();
@@ -129,11 +140,16 @@ async fn wait_end(life: &Life) {
 async fn next_bytes(source: &Watched, len: usize, drain: &mut Drain, life: &Life) -> io::Result<Piece> {
     loop {
         let dead = life.borrow().is_some();
-        if dead && impatient(source, drain) {
+        if dead && impatient(source, drain).await {
             return Ok(Piece::end());
         }
-        match attempt(source, len)? {
-            Attempt::Bytes(bytes) => {
+        let found = match (attempt(source, len, drain), dead) {
+            (attempt, false) => attempt.await?,
+            (attempt, true) => timeout(HELD, attempt).await.unwrap_or(Ok(Attempt::End))?,
+        };
+        match found {
+            Attempt::Bytes(mut bytes) => {
+                drain.rest = bytes.split(len);
                 drain.owed = drain.owed.map(|(owed, until)| (owed.saturating_sub(bytes.len()), until));
                 return Ok(bytes);
             }
@@ -151,9 +167,13 @@ async fn next_bytes(source: &Watched, len: usize, drain: &mut Drain, life: &Life
 }
 
 /// Notes what a dead process left behind; true once that was delivered and others have had their time.
-fn impatient(source: &Watched, drain: &mut Drain) -> bool {
-    let (owed, until) = *drain.owed.get_or_insert_with(|| (pending(source), Instant::now() + CHATTER));
-    owed == 0 && Instant::now() >= until
+async fn impatient(source: &Watched, drain: &mut Drain) -> bool {
+    if drain.owed.is_none() && drain.reading.is_none() {
+        let pipe = source.clone();
+        let count = timeout(HELD, spawn_blocking(move || pending(&pipe))).await;
+        drain.owed = Some((count.map_or(0, |count| count.unwrap_or(0)), Instant::now() + CHATTER));
+    }
+    drain.owed.is_some_and(|(owed, until)| owed == 0 && drain.rest.is_none() && Instant::now() >= until)
 }
 
 /// Bytes that can be read at once.
@@ -166,15 +186,36 @@ fn pending(source: &Watched) -> usize {
 /// Waits until a read would find bytes or the end.
 async fn ready(source: &Watched) -> io::Result<()> {
     let mut guard = source.readable().await?;
-    let mut probe = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
-    if nix::poll::poll(&mut probe, PollTimeout::ZERO)? == 0 {
+    if !is(source, PollFlags::POLLIN)? {
         // The readiness was an old one: forget it, so that the next wait is for a new edge.
         guard.clear_ready();
     }
     Ok(())
 }
 
-fn attempt(source: &Watched, len: usize) -> io::Result<Attempt> {
+/// Whether it is so now, or nobody has the other side open.
+fn is(fd: &Watched, flag: PollFlags) -> io::Result<bool> {
+    let mut probe = [PollFd::new(fd.as_fd(), flag)];
+    Ok(nix::poll::poll(&mut probe, PollTimeout::ZERO)? != 0)
+}
+
+/// What there is to be read.
+async fn attempt(source: &Watched, len: usize, drain: &mut Drain) -> io::Result<Attempt> {
+    if let Some(rest) = drain.rest.take() {
+        return Ok(Attempt::Bytes(rest));
+    }
+    if drain.reading.is_none() && !is(source, PollFlags::POLLIN)? {
+        return Ok(Attempt::Nothing);
+    }
+    let pipe = source.clone();
+    let reading = drain.reading.get_or_insert_with(|| spawn_blocking(move || attempt_here(&pipe, len)));
+    let found = reading.await;
+    drain.reading = None;
+    found.map_err(io::Error::other)?
+}
+
+/// May wait for who holds the pipe.
+fn attempt_here(source: &Watched, len: usize) -> io::Result<Attempt> {
     // At least one byte, so that the end can be told from nothing.
     match Piece::read(source.as_ref(), pending(source).clamp(1, len)) {
         // A terminal answers EIO when nobody has its other side open.
@@ -193,14 +234,14 @@ pub struct Input {
     terminal: bool,
     closing: AtomicBool,
     turn: tokio::sync::Mutex<()>,
-    offset: AtomicU64,
+    offset: Arc<AtomicU64>,
 }
 
 impl Input {
     /// A stream into this descriptor, or one that is closed.
     pub fn new(sink: Option<Watched>, terminal: bool) -> Self {
         let turn = tokio::sync::Mutex::new(());
-        Self { sink: Mutex::new(sink), terminal, closing: AtomicBool::new(false), turn, offset: AtomicU64::new(0) }
+        Self { sink: Mutex::new(sink), terminal, closing: AtomicBool::new(false), turn, offset: Arc::default() }
     }
 
     /// Bytes the process' pipe or terminal has taken so far.
@@ -229,17 +270,24 @@ impl Input {
     }
 
     async fn write_all(&self, sink: &Watched, data: &[u8]) -> Result<usize> {
-        let mut rest = data;
-        while !rest.is_empty() {
+        let mut begin = 0;
+        while begin < data.len() {
             let mut guard = sink.writable().await.at("write", "stdin")?;
-            match guard.try_io(|sink| Ok(nix::unistd::write(sink.get_ref(), rest)?)) {
-                Ok(Ok(count)) => {
-                    self.offset.fetch_add(count as u64, Ordering::Relaxed);
-                    rest = &rest[count..];
-                }
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::EINTR) => {}
-                Ok(Err(_)) => return Err(closed()),
-                Err(_would_block) => {}
+            if !is(sink, PollFlags::POLLOUT).at("write", "stdin")? {
+                guard.clear_ready();
+                continue;
+            }
+            let (pipe, piece, offset) = (sink.clone(), data[begin..].to_vec(), self.offset.clone());
+            let write = move || {
+                let written = nix::unistd::write(&*pipe, &piece);
+                offset.fetch_add(written.unwrap_or(0) as u64, Ordering::Relaxed);
+                written
+            };
+            match spawn_blocking(write).await {
+                Ok(Ok(count)) => begin += count,
+                Ok(Err(Errno::EINTR)) => {}
+                Ok(Err(Errno::EAGAIN)) => guard.clear_ready(),
+                Ok(Err(_)) | Err(_) => return Err(closed()),
             }
         }
         Ok(data.len())

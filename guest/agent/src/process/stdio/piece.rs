@@ -35,6 +35,14 @@ impl Piece {
         Ok(Self(bytes))
     }
 
+    /// What is beyond `len` bytes, if anything is.
+    pub fn split(&mut self, len: usize) -> Option<Self> {
+        let rest = self.get(len..).filter(|rest| !rest.is_empty())?;
+        let rest = Self([&[0; ROOM], rest].concat());
+        self.0.truncate(ROOM + len);
+        Some(rest)
+    }
+
     /// The bytes of the `ReadStreamResponse` that has these. Those of a long piece stay where they are.
     pub fn into_message(self) -> Vec<u8> {
         let mut rest = self.len();

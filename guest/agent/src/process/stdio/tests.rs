@@ -148,3 +148,61 @@ fn lengths_are_bounded() {
     assert_eq!(capacity(5), 5);
     assert_eq!(capacity(u32::MAX), MAX_READ);
 }
+
+/// Somebody who splices from a silent socket into the pipe, and so holds it; the socket's other side, and the thread's end.
+fn splicing(pipe: &std::fs::File) -> (std::os::unix::net::UnixStream, std::thread::JoinHandle<isize>) {
+    let (silent, other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (pipe, (tell, told)) = (pipe.try_clone().unwrap(), std::sync::mpsc::channel());
+    let thread = std::thread::spawn(move || {
+        // SAFETY: takes no pointers; gettid cannot fail.
+        tell.send(unsafe { libc::gettid() }).unwrap();
+        let (from, to) = (silent.as_raw_fd(), pipe.as_raw_fd());
+        // SAFETY: both descriptors live for as long as the call, and the offsets are none.
+        unsafe { libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), 1 << 16, 0) }
+    });
+    let syscall = format!("/proc/self/task/{}/syscall", told.recv().unwrap());
+    let number = format!("{} ", libc::SYS_splice);
+    while !std::fs::read_to_string(&syscall).unwrap().starts_with(&number) {
+        std::thread::yield_now();
+    }
+    (other, thread)
+}
+
+#[tokio::test]
+async fn who_holds_the_pipe_does_not_hold_the_agent() {
+    let ((_alive, life), (mut writer, output)) = (life(), output());
+    writer.write_all(b"before").unwrap();
+    let (mut other, thread) = splicing(&writer);
+    // Of which nothing would come true if this thread waited.
+    assert!(timeout(Duration::from_millis(100), output.read(100, &life)).await.is_err());
+    other.write_all(b" and after").unwrap();
+    assert_eq!(thread.join().unwrap(), 10);
+    // What the read took that was given up is the next one's, and no more than that wants.
+    assert_eq!(*output.read(3, &life).await.unwrap(), *b"bef");
+    let mut rest = Vec::new();
+    while rest.len() < 13 {
+        rest.extend_from_slice(&output.read(100, &life).await.unwrap());
+    }
+    assert_eq!(rest, b"ore and after");
+    assert_eq!(output.offset(), 16);
+}
+
+#[tokio::test]
+async fn nor_does_one_who_holds_the_pipe_of_a_process_that_has_ended() {
+    let ((alive, life), (mut writer, output)) = (life(), output());
+    writer.write_all(b"last words").unwrap();
+    let (mut other, thread) = splicing(&writer);
+    alive.send(Some(0)).unwrap();
+    assert!(timeout(Duration::from_millis(100), output.read(100, &life)).await.is_err());
+    other.write_all(b"!").unwrap();
+    thread.join().unwrap();
+    drop(writer);
+    let mut all = Vec::new();
+    loop {
+        match output.read(100, &life).await.unwrap() {
+            bytes if bytes.is_empty() => break,
+            bytes => all.extend_from_slice(&bytes),
+        }
+    }
+    assert_eq!(all, b"last words!");
+}
