@@ -22,11 +22,14 @@ from integration.harness.waiting import eventually
 
 #: Ours with a keeper: daemons may die.
 KEPT: Final = "kept"
+#: Ours whose pods are booted, never cloned.
+COLD: Final = "cold"
 #: The runtime handlers of the node: ours, runc's to prove the tests themselves, and ours of which every pod fails.
 HANDLERS: Final[Mapping[str, Handler]] = {
     "kata": Handler("io.containerd.kata.v2", config=KATA),
     "runc": Handler("io.containerd.runc.v2"),
     KEPT: Handler(config=KATA + 'keeper = "launcher"\n'),
+    COLD: Handler(config=KATA),
     **faults.HANDLERS,
 }
 #: Namespace of everything that the CRI plugin makes.
@@ -41,7 +44,7 @@ REGISTRY: Final = "127.0.0.1:5000"
 
 def _factory(name: str) -> str:
     """Pods that are to fail, do so at lines of a boot's ledger."""
-    return BOOTED if name in faults.HANDLERS else factory()
+    return BOOTED if name == COLD or name in faults.HANDLERS else factory()
 
 
 @dataclass(frozen=True, slots=True)
