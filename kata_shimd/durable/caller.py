@@ -32,6 +32,11 @@ _OPERATION: Final = "kata-shimd-operation"
 _FORGET_ABOVE: Final = 1 << 20
 #: ... but for replies that were handed over so recently that what follows from them may not be on record.
 _SETTLED_SECONDS: Final = 5.0
+#: One that is so much beyond what it keeps holds up further calls for that: it can be done only when no frame is half
+#: received or half sent, and where streams flow both ways one always is.
+_HOLD_ABOVE: Final = 16 << 20
+#: Seconds between two looks whether it can be done by now. The frames under way end without us.
+_LOOK: Final = 0.002
 
 
 class Reply(bytes):
@@ -89,6 +94,8 @@ class DurableClient(Client):
         #: The last call of all: it stays in the log, so that no later daemon gives its number again.
         self._highest = -1
         self._kept = 0
+        #: A frame is half received.
+        self.is_within_frame = False
         super().__init__(
             sock, on_lost=on_lost, source=partial(_Source, tape, self), sink=partial(DurableSink, tape, barrier)
         )
@@ -129,6 +136,13 @@ class DurableClient(Client):
         what = self._key_of(request.method, request.payload)
         named = request.metadata.get(_OPERATION, ("",))
         return None if what is None else Key(request.method, what, named[0] if named else "")
+
+    async def _ready(self) -> None:
+        await super()._ready()
+        while self._error is None and self._tape.weight > 2 * self._kept + _HOLD_ABOVE:
+            await asyncio.sleep(_LOOK)
+            self.relieve()
+        await super()._ready()
 
     # --- calling -----------------------------------------------------------------------------------------------------
 
@@ -176,8 +190,8 @@ class DurableClient(Client):
                 self._log[stream] = known._replace(reply=raw)
 
     def relieve(self) -> None:
-        """Give back what is over, at a moment when no frame is half received."""
-        if self._tape.weight < 2 * self._kept + _FORGET_ABOVE:
+        """Give back what is over, if this is a moment when no frame is half received."""
+        if self.is_within_frame or self._tape.weight < 2 * self._kept + _FORGET_ABOVE:
             return
         recent = asyncio.get_running_loop().time() - _SETTLED_SECONDS
         over = [stream for stream, call in self._log.items() if call.settled is not None and call.settled < recent]
@@ -221,8 +235,7 @@ class _Source(DurableSource):
     def _read(self) -> bytes:
         data = super()._read()
         self._cut(data)
-        if not self._decoder.missing:
-            self._client.relieve()
+        self._client.relieve()
         if self._tape.weight > MAX_WEIGHT:
             raise OSError("the journal of this connection has no room left")
         return data
@@ -236,6 +249,7 @@ class _Source(DurableSource):
             if frame.type == RESPONSE:
                 whole.append((frame.stream, pack(*frame)))
         self._client.received(whole)
+        self._client.is_within_frame = bool(self._decoder.missing)
 
     def _relieve(self) -> None:
         """Not before the frames that have just come are in the log."""

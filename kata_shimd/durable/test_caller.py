@@ -153,6 +153,57 @@ async def test_what_is_over_is_forgotten_and_what_is_not_is_not(line, monkeypatc
     second.close()
 
 
+class Talker:
+    """A guest that has the end of a frame to send only when nobody asks for anything else."""
+
+    def __init__(self, line):
+        self._line = line
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._later = None
+        line.guest.setblocking(False)
+        self._loop.add_reader(line.guest, self._asked)
+
+    def _asked(self):
+        for stream, _method, payload in self._line.asked():
+            self._rest += frames.pack(
+                stream, frames.RESPONSE, 0, envelope.encode_response(Response(None, payload * 1000))
+            )
+        self._send(self._rest[:-1])
+        self._rest = self._rest[-1:]
+        if self._later is not None:
+            self._later.cancel()
+        self._later = self._loop.call_later(0.02, self._end)
+
+    def _end(self):
+        self._send(self._rest)
+        self._rest = b""
+
+    def _send(self, data):
+        assert self._line.guest.send(data) == len(data)
+
+    def close(self):
+        self._loop.remove_reader(self._line.guest)
+
+
+async def test_a_journal_that_grows_while_frames_overlap_is_given_its_moment(line, monkeypatch):
+    monkeypatch.setattr(module, "_FORGET_ABOVE", 10_000)
+    monkeypatch.setattr(module, "_HOLD_ABOVE", 50_000)
+    client, talker, weights = line.client(), Talker(line), []
+
+    async def stream(name):
+        for _ in range(60):
+            assert await client.call("s", "ReadStdout", name) == name * 1000
+            weights.append(client._tape.weight)
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for name in (b"a", b"b", b"c"):
+            group.create_task(stream(name))
+    talker.close()
+    client.close()
+    assert max(weights) < 60_000 < len(weights) * 1000
+
+
 async def test_a_guest_that_never_ends_a_frame_is_given_up(line, monkeypatch):
     monkeypatch.setattr(module, "MAX_WEIGHT", 100_000)
     lost = []
