@@ -4,6 +4,7 @@ Everything a fixture makes is gone when its scope ends, which the leak check ass
 session's processes are found by descent (`harness.process`), its mounts and links by namespace (`harness.host`).
 """
 
+import atexit
 import itertools
 import os
 import re
@@ -35,8 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     process.become_subreaper()
+    atexit.register(_end_what_is_left)  # the first to be registered is the last to be run
     config.pluginmanager.register(report, "kata-shimd-report")
     config.addinivalue_line("markers", "vm: asserts something that only a virtual machine has")
+
+
+def _end_what_is_left() -> None:
+    """Of a test that failed there may be a pod left, which nobody ends any more when this process is gone."""
+    for command in process.end_descendants():
+        print(f"ended, left by a test that failed: {command}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -118,6 +118,16 @@ def descendants(ancestor: int | None = None) -> list[Process]:
     return found
 
 
+def end_descendants() -> list[str]:
+    """End by SIGKILL what a failed test has left running below us; the command lines. Looks until nothing is begun meanwhile."""
+    ended: list[str] = []
+    while living := [one for one in descendants() if one.alive()]:
+        for one in living:
+            ended.append(one.command())
+            one.kill()
+    return ended
+
+
 def reap_orphans() -> None:
     """Collect ended processes that were not started by `spawn`. Only while no other thread runs a program."""
     us = os.getpid()
