@@ -99,8 +99,10 @@ class DurableClient(Client):
         super().__init__(
             sock, on_lost=on_lost, source=partial(_Source, tape, self), sink=partial(DurableSink, tape, barrier)
         )
-        for stream in consumed:
-            self._claims = {key: claim for key, claim in self._claims.items() if claim[0] != stream}
+        used = frozenset(consumed)
+        self._claims = {key: claim for key, claim in self._claims.items() if claim[0] not in used}
+        for stream in used:
+            self._let_go(stream)
 
     # --- an earlier daemon's calls -----------------------------------------------------------------------------------
 
@@ -130,7 +132,15 @@ class DurableClient(Client):
         else:
             call.answered(answer)
         if (key := self._key(request)) is not None:
-            self._claims[key] = (stream, call)
+            before, self._claims[key] = self._claims.get(key), (stream, call)
+            if before is not None:
+                self._let_go(before[0])
+
+    def _let_go(self, stream: int) -> None:
+        """A call that was answered and that nobody will take up is not kept, or every death would add to what is."""
+        known = self._log.get(stream)
+        if known is not None and known.reply is not None and stream != self._highest:
+            del self._log[stream]
 
     def _key(self, request: Request) -> Key | None:
         what = self._key_of(request.method, request.payload)

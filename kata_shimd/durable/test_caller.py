@@ -153,6 +153,26 @@ async def test_what_is_over_is_forgotten_and_what_is_not_is_not(line, monkeypatc
     second.close()
 
 
+@pytest.mark.parametrize("on_record", [False, True], ids=["one after the other", "on record"])
+async def test_deaths_add_nothing_to_what_is_kept(line, monkeypatch, on_record):
+    """Of a stream's reads the last counts, and of those whose bytes are on record none does."""
+    monkeypatch.setattr(module, "_FORGET_ABOVE", 10_000)
+    used, weights = [], []
+    for _ in range(20):
+        client = line.client(consumed=used)
+        for number in range(4):
+            name = b"out %d" % len(used) if on_record else b"out"
+            task = await begun(client, "ReadStdout", name)
+            if number or on_record or not weights:
+                ((stream, _, _),) = line.asked()
+                used += [stream] if on_record else []
+                line.answer(stream, b"y" * 5000)
+            await task
+        weights.append(client._tape.weight)
+        die(client)
+    assert max(weights) < 60_000, weights
+
+
 class Talker:
     """A guest that has the end of a frame to send only when nobody asks for anything else."""
 
