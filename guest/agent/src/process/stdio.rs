@@ -166,12 +166,12 @@ async fn next_bytes(source: &Watched, len: usize, drain: &mut Drain, life: &Life
     }
 }
 
-/// Notes what a dead process left behind; true once that was delivered and others have had their time.
+/// Notes what a dead process left behind; true once that was delivered and others have had their time, or one who holds the pipe has.
 async fn impatient(source: &Watched, drain: &mut Drain) -> bool {
     if drain.owed.is_none() && drain.reading.is_none() {
         let pipe = source.clone();
-        let count = timeout(HELD, spawn_blocking(move || pending(&pipe))).await;
-        drain.owed = Some((count.map_or(0, |count| count.unwrap_or(0)), Instant::now() + CHATTER));
+        let Ok(count) = timeout(HELD, spawn_blocking(move || pending(&pipe))).await else { return true };
+        drain.owed = Some((count.unwrap_or(0), Instant::now() + CHATTER));
     }
     drain.owed.is_some_and(|(owed, until)| owed == 0 && drain.rest.is_none() && Instant::now() >= until)
 }

@@ -206,3 +206,28 @@ async fn nor_does_one_who_holds_the_pipe_of_a_process_that_has_ended() {
     }
     assert_eq!(all, b"last words!");
 }
+
+#[tokio::test]
+async fn one_who_holds_the_pipe_for_ever_holds_up_the_end_for_so_long() {
+    let ((alive, life), (mut writer, output)) = (life(), output());
+    writer.write_all(b"never seen").unwrap();
+    let (other, thread) = splicing(&writer);
+    alive.send(Some(0)).unwrap();
+    tokio::time::pause();
+    let begin = Instant::now();
+    let end = output.read(100, &life);
+    tokio::pin!(end);
+    assert!(waits(&mut end).await);
+    tokio::time::advance(HELD - Duration::from_millis(10)).await;
+    assert!(waits(&mut end).await);
+    tokio::time::advance(Duration::from_millis(20)).await;
+    assert_eq!(*end.await.unwrap(), *b"");
+    assert!(begin.elapsed() < HELD * 2, "once, not for each step");
+    drop(other);
+    thread.join().unwrap();
+}
+
+/// Whether it waits after it was looked at.
+async fn waits<F: std::future::Future>(future: &mut std::pin::Pin<&mut F>) -> bool {
+    std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
